@@ -1,0 +1,1 @@
+"""The flows: Prefect and the command line around the stages. No arithmetic here."""

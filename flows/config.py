@@ -1,0 +1,247 @@
+"""The configuration of a run: composes the rooms' configurations. The only reader of YAML."""
+
+import difflib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import yaml
+from pydantic import Field, ValidationError, model_validator
+
+from stages.advantage.config import AdvantageConfig, Grpo
+from stages.contract.config import Config
+from stages.contract.errors import ConfigError
+from stages.evaluate.config import EvaluateConfig
+from stages.prompts.config import FileSource, PromptsConfig, ReasoningGymSource
+from stages.sample.config import SampleConfig
+from stages.score.config import ReasoningGymReward, ScoreConfig, reward_name
+from stages.update.config import UpdateConfig
+from stages.warmstart.config import FileDemonstrations, FolderModel, WarmstartConfig
+
+
+class HardwareConfig(Config):
+    """The machine; may differ each time that a run is continued."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """`auto` takes a GPU where there is one."""
+    threads: int | None = Field(default=None, gt=0)
+    """Threads of torch on the CPU; null leaves it to torch. Another number may change the last bits of results."""
+
+
+class RunConfig(Config):
+    """A run."""
+
+    run: str
+    """Name of the run, and of its folder."""
+    seed: int = 0
+    """All randomness of the run derives from it."""
+    iterations: int = Field(gt=0)
+    """Iterations to train; a run can be continued with more."""
+    prompts: PromptsConfig
+    """Prompts: training and held-out."""
+    warmstart: WarmstartConfig
+    """The starting policy."""
+    sample: SampleConfig = SampleConfig()
+    """Drawing completions."""
+    score: ScoreConfig
+    """Judging them."""
+    advantage: AdvantageConfig = Grpo()
+    """From rewards to advantages."""
+    update: UpdateConfig = UpdateConfig()
+    """Training."""
+    evaluate: EvaluateConfig | None = EvaluateConfig()
+    """Measuring on held-out prompts; null never does."""
+    hardware: HardwareConfig = HardwareConfig()
+    """The machine."""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        sampling, names = self.sample.sampling, [reward_name(reward) for reward in self.score.rewards]
+        if self.update.kl.coefficient > 0 and self.score.reference is None:
+            raise ValueError("update.kl.coefficient is above 0, which needs `score.reference: start`")
+        if sampling.temperature == 0:
+            raise ValueError("sample.sampling.temperature is 0, which makes the completions of a group equal; use 1")
+        if self.update.old_logprobs == "sampler" and (sampling.top_p < 1 or sampling.top_k > 0):
+            raise ValueError("update.old_logprobs: sampler needs top_p 1 and top_k 0 in sample.sampling; use recompute")
+        if self.evaluate is not None:
+            if self.prompts.heldout == 0 and self.prompts.heldout_source is None:
+                raise ValueError("evaluate needs held-out prompts: set prompts.heldout, or evaluate to null")
+            if self.evaluate.success is not None and self.evaluate.success not in names:
+                raise ValueError(f"evaluate.success is {self.evaluate.success!r}; the rewards are named {names}")
+        return self
+
+    def success(self) -> str:
+        """Name of the reward that says what a success is."""
+        chosen = self.evaluate.success if self.evaluate else None
+        return chosen or reward_name(self.score.rewards[0])
+
+    def section(self, stage: str) -> dict[str, Any]:
+        """All configuration that decides a stage's output, as plain data."""
+        dump = self.model_dump(mode="json")
+        if stage == "evaluate":
+            judged = {"rewards": dump["score"]["rewards"]}
+            drawn = {name: dump["sample"][name] for name in ("sampling", "engine", "max_prompt_tokens")}
+            return {"evaluate": dump["evaluate"], "score": judged, "sample": drawn}
+        section: dict[str, Any] = dump[stage]
+        return section
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file.
+
+    Raises:
+        ConfigError: no such file, not YAML, or not a mapping.
+    """
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path}: a mapping is wanted, this is {type(data).__name__}")
+    return data
+
+
+def parse_overrides(settings: list[str]) -> dict[str, Any]:
+    """`["update.epochs=2"]` as `{"update.epochs": 2}`; values are YAML."""
+    overrides = {}
+    for setting in settings:
+        name, equals, value = setting.partition("=")
+        if not equals or not name:
+            raise ConfigError(f"--set {setting}: NAME=VALUE is wanted, e.g. update.epochs=2")
+        try:
+            overrides[name] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--set {setting}: the value is not YAML: {' '.join(str(error).split())}") from error
+    return overrides
+
+
+def apply_overrides(data: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of the configuration with dotted names set; numbers in a name count the entries of a list."""
+    out: Any = _copy(data)
+    for name, value in overrides.items():
+        *path, last = name.split(".")
+        at = out
+        for key in path:
+            if isinstance(at, dict) and at.get(key) is None:
+                at[key] = {}
+            at = _child(at, key, name)
+        if isinstance(at, list):
+            _child(at, last, name)
+            at[int(last)] = value
+        elif isinstance(at, dict):
+            at[last] = value
+        else:
+            raise ConfigError(f"{name}: {'.'.join(path)} is {at!r}, which has no parts")
+    result: dict[str, Any] = out
+    return result
+
+
+def make_config(data: Mapping[str, Any], where: str) -> RunConfig:
+    """The configuration of plain data.
+
+    Raises:
+        ConfigError: names every wrong field, the value seen and what is wanted.
+    """
+    try:
+        return RunConfig.model_validate(data)
+    except ValidationError as error:
+        problems = "\n".join(f"  {line}" for line in _explain(error))
+        raise ConfigError(f"{where}: the configuration cannot be used:\n{problems}") from error
+
+
+def read_config(path: Path, overrides: Mapping[str, Any]) -> RunConfig:
+    """The configuration in a file, with overrides."""
+    return make_config(apply_overrides(read_yaml(path), overrides), str(path))
+
+
+def dump_config(config: RunConfig) -> str:
+    """The resolved configuration as YAML, every field written out."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def check_outside(config: RunConfig) -> None:
+    """Checks what the configuration names outside itself, before anything is written.
+
+    Raises:
+        ConfigError: a file or folder that is not there, a reasoning-gym family that is unknown or not to be trusted.
+    """
+    named: dict[str, Path] = {}
+    sources = {"prompts.source": config.prompts.source, "prompts.heldout_source": config.prompts.heldout_source}
+    for name, source in sources.items():
+        if isinstance(source, FileSource):
+            named[f"{name}.path"] = source.path
+    if isinstance(config.warmstart.model, FolderModel):
+        named["warmstart.model.path"] = config.warmstart.model.path
+    tuning = config.warmstart.tuning
+    if tuning is not None and isinstance(tuning.demonstrations, FileDemonstrations):
+        named["warmstart.tuning.demonstrations.path"] = tuning.demonstrations.path
+    for name, path in named.items():
+        if not path.exists():
+            raise ConfigError(f"{name}: nothing at {path}; paths count from the working directory {Path.cwd()}")
+    if any(isinstance(reward, ReasoningGymReward) for reward in config.score.rewards):
+        from stages.score.rewards.reasoning_gym import check_family
+
+        for source in sources.values():
+            if isinstance(source, ReasoningGymSource):
+                check_family(source.dataset)
+
+
+def differences(one: RunConfig, other: RunConfig) -> list[str]:
+    """What differs between two configurations of the same run, but for `iterations` and `hardware`, a line each."""
+    ignored = {"iterations", "hardware", "run"}
+    left = dict(_leaves(one.model_dump(mode="json", exclude=ignored)))
+    right = dict(_leaves(other.model_dump(mode="json", exclude=ignored)))
+    names = sorted(name for name in left.keys() | right.keys() if left.get(name) != right.get(name))
+    return [f"{name}: {left.get(name)!r} there, {right.get(name)!r} here" for name in names]
+
+
+def _leaves(data: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    entries = data.items() if isinstance(data, dict) else enumerate(data) if isinstance(data, list) else None
+    if entries is None:
+        yield prefix.removesuffix("."), data
+    else:
+        for key, value in entries:
+            yield from _leaves(value, f"{prefix}{key}.")
+
+
+def _copy(data: Any) -> Any:
+    if isinstance(data, Mapping):
+        return {key: _copy(value) for key, value in data.items()}
+    return [_copy(value) for value in data] if isinstance(data, list) else data
+
+
+def _child(at: Any, key: str, name: str) -> Any:
+    if isinstance(at, list):
+        if not key.isdecimal() or int(key) >= len(at):
+            raise ConfigError(f"{name}: {key!r} is not a place in a list of {len(at)}, which are counted from 0")
+        return at[int(key)]
+    if isinstance(at, dict):
+        return at[key]
+    raise ConfigError(f"{name}: {at!r} before {key!r} has no parts")
+
+
+def _explain(error: ValidationError) -> Iterator[str]:
+    for problem in error.errors(include_url=False):
+        names = [str(part) for part in problem["loc"]]
+        place = ".".join(names) or "the whole"
+        message = problem["msg"].removeprefix("Value error, ")
+        if problem["type"] == "extra_forbidden":
+            known = [name for model in _models(RunConfig) for name in model.model_fields]
+            near = difflib.get_close_matches(names[-1], known, n=1)
+            yield f"{place}: unknown key" + (f"; did you mean {near[0]!r}?" if near else "; remove it")
+        elif problem["type"] == "missing":
+            yield f"{place}: missing; it has no default"
+        elif place == "the whole":
+            yield message
+        else:
+            yield f"{place}: {message} (seen: {problem['input']!r:.80})"
+
+
+def _models(model: type[Config]) -> Iterator[type[Config]]:
+    yield model
+    for child in model.__subclasses__():
+        yield from _models(child)
+    if model is RunConfig:
+        yield from (child for child in Config.__subclasses__() if child is not RunConfig)

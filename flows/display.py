@@ -1,0 +1,77 @@
+"""What the terminal shows while a run trains: a bar for the stage at work, a line for each iteration."""
+
+import time
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from flows.runs import History
+from flows.summary import iteration_metrics, seconds
+from stages.contract.paths import RunPaths
+
+COLUMNS = (
+    ("reward_mean", "reward"),
+    ("heldout_success", "held-out"),
+    ("kl", "KL"),
+    ("entropy", "entropy"),
+    ("mean_length", "length"),
+)
+
+
+class Display:
+    """A `Watcher` that writes to the terminal; without a terminal only the lines are written."""
+
+    def __init__(self, console: Console, iterations: int) -> None:
+        self._console = console
+        self._iterations = iterations
+        self._begun = time.monotonic()
+        self._header = False
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            console=console,
+            transient=True,
+        )
+        self._task = self._bar.add_task("starting", total=None)
+
+    def __enter__(self) -> "Display":
+        if self._console.is_terminal:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def working(self, stage: str, k: int, done: int, total: int) -> None:
+        """Moves the bar."""
+        text = f"iteration {k}/{self._iterations} · {stage}"
+        self._bar.update(self._task, description=text, completed=done, total=total or None)
+
+    def iteration_done(self, paths: RunPaths, k: int) -> None:
+        """Writes an iteration's line."""
+        history = History(paths)
+        metrics, took = iteration_metrics(history, k), seconds(history, k)
+        if not self._header:
+            names = "".join(f"{title:>10}" for _, title in COLUMNS)
+            self._print(f"[bold]iteration{names}   seconds[/bold]")
+            self._header = True
+        figures = "".join(f"{_figure(metrics[name]):>10}" for name, _ in COLUMNS)
+        times = " ".join(f"{stage} {value:.1f}" for stage, value in took.items())
+        self._print(f"{k:>9}{figures}   {times}")
+
+    def say(self, text: str) -> None:
+        """Writes a line."""
+        self._print(text)
+
+    def elapsed(self) -> float:
+        """Seconds since the display was made."""
+        return time.monotonic() - self._begun
+
+    def _print(self, text: str) -> None:
+        self._console.print(text, highlight=False, soft_wrap=True)
+
+
+def _figure(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4f}"

@@ -1,0 +1,112 @@
+"""Runs one stage of one iteration: binds the run's configuration to the stage's function."""
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from flows import progress
+from flows.config import HardwareConfig, RunConfig, apply_overrides, make_config
+from flows.runs import open_run
+from stages.contract.errors import ConfigError
+from stages.contract.workspace import Job, Workspace
+from stages.sample.engine import Engine
+
+
+def perform(root: Path, stage: str, k: int, overrides: dict[str, Any], hardware: dict[str, Any] | None = None) -> None:
+    """Runs a stage, whether or not its output is current.
+
+    Args:
+        root: the run's folder.
+        stage: the stage's name.
+        k: the iteration.
+        overrides: dotted names and values by which this stage departs from the run's configuration.
+        hardware: the machine; None takes that of the run's configuration.
+    """
+    paths, config = open_run(root.parent, root.name)
+    if foreign := [name for name in overrides if name.split(".")[0] not in (stage, *_DECIDED_BY.get(stage, ()))]:
+        raise ConfigError(f"--set {foreign[0]}: the stage {stage} takes settings that begin with `{stage}.`")
+    if overrides:
+        config = make_config(apply_overrides(config.model_dump(mode="json"), overrides), "--set")
+    device = _prepare(config.hardware if hardware is None else HardwareConfig.model_validate(hardware))
+    job = Job(paths, k, config.seed, overrides, progress.reporter(stage, k))
+    _run(job, stage, config, device)
+
+
+_DECIDED_BY = {"evaluate": ("sample", "score")}
+
+
+def _run(job: Job, stage: str, config: RunConfig, device: str) -> None:
+    match stage:
+        case "prompts":
+            import stages.prompts.stage
+
+            stages.prompts.stage.run(job, config.prompts)
+        case "warmstart":
+            import stages.warmstart.stage
+
+            stages.warmstart.stage.run(job, config.warmstart, device)
+        case "sample":
+            import stages.sample.stage
+
+            stages.sample.stage.run(job, config.sample, _engine(config.sample.engine.model_dump_json(), device))
+        case "score":
+            import stages.score.stage
+
+            stages.score.stage.run(job, config.score, device)
+        case "advantage":
+            import stages.advantage.stage
+
+            stages.advantage.stage.run(job, config.advantage)
+        case "update":
+            import stages.update.stage
+
+            stages.update.stage.run(job, config.update, device)
+        case "evaluate":
+            _evaluate(job, config, device)
+        case _:
+            raise AssertionError(stage)
+
+
+def _evaluate(job: Job, config: RunConfig, device: str) -> None:
+    import stages.evaluate.stage
+    from stages.sample.collect import collect
+    from stages.score.stage import score_rows
+
+    if config.evaluate is None:
+        raise ConfigError("evaluate is null in this run's configuration")
+    settings = config.evaluate
+    sampling = config.sample.sampling.model_copy(update={"temperature": settings.temperature})
+    drawing = config.sample.model_copy(update={"sampling": sampling})
+    engine = _engine(config.sample.engine.model_dump_json(), device)
+
+    def draw(desk: Workspace, prompts: pl.DataFrame, policy: Path, seed_of: Any) -> pl.DataFrame:
+        return collect(desk, prompts, policy, engine, drawing, settings.samples, seed_of, job.progress)
+
+    def judge(rollouts: pl.DataFrame) -> pl.DataFrame:
+        return score_rows(rollouts, config.score)
+
+    section = config.section("evaluate")
+    stages.evaluate.stage.run(job, settings, section, config.success(), draw, judge)
+
+
+@functools.cache
+def _engine(config: str, device: str) -> Engine:
+    """The engine of this process; it stays warm, and holds the digest of the policy that it has loaded."""
+    from stages.sample.config import TransformersEngine
+    from stages.sample.transformers_engine import TransformersSampler
+
+    return TransformersSampler(TransformersEngine.model_validate_json(config).batch_size, device)
+
+
+def _prepare(hardware: HardwareConfig) -> str:
+    import torch
+
+    if hardware.threads is not None:
+        torch.set_num_threads(hardware.threads)
+    if hardware.device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if hardware.device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("hardware.device is cuda, but torch finds no GPU; use auto or cpu")
+    return hardware.device

@@ -1,0 +1,90 @@
+"""What of a run is current, stale or missing, decided by manifests alone."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from flows.config import RunConfig, apply_overrides, make_config
+from flows.runs import History
+from stages.contract.config import config_digest
+from stages.contract.manifest import Manifest
+
+START = ("prompts", "warmstart")
+ITERATION = ("sample", "score", "advantage", "update")
+
+
+@dataclass(frozen=True)
+class StageState:
+    """One stage of one iteration."""
+
+    iteration: int
+    stage: str
+    status: Literal["current", "stale", "missing"]
+    reason: str
+    """Why it is not current; for one that is, how it departs from the run's configuration."""
+    manifest: Manifest | None
+
+
+def place_of(stage: str) -> str:
+    """The folder that a stage writes, inside its iteration."""
+    return "update" if stage == "warmstart" else stage
+
+
+def stages_of(config: RunConfig, k: int) -> tuple[str, ...]:
+    """The stages of iteration `k`, in order."""
+    evaluated = config.evaluate is not None and k % config.evaluate.every == 0
+    return (START if k == 0 else ITERATION) + (("evaluate",) if evaluated else ())
+
+
+def state_of(history: History, config: RunConfig, k: int, stage: str) -> StageState:
+    """A stage's state by its manifest and those of the stages it read from; whether these are stale is not asked."""
+    manifest = history.manifest(k, place_of(stage))
+    if manifest is None:
+        return StageState(k, stage, "missing", "not done yet", None)
+    reason = _stale_reason(history, config, manifest, place_of(stage))
+    if reason is not None:
+        return StageState(k, stage, "stale", reason, manifest)
+    departs = ", ".join(f"{name}={value}" for name, value in manifest.overrides.items())
+    return StageState(k, stage, "current", departs and f"with {departs}", manifest)
+
+
+def examine(history: History, config: RunConfig, iterations: int) -> Iterator[StageState]:
+    """The state of each stage up to `iterations`, in order; one that read from a stale stage is stale."""
+    behind: dict[tuple[int, str], str] = {}
+    for k in range(iterations + 1):
+        for stage in stages_of(config, k):
+            state = state_of(history, config, k, stage)
+            if state.status == "current" and state.manifest is not None:
+                upstream = [made for name in state.manifest.inputs if (made := made_by(name)) in behind]
+                if upstream:
+                    reason = f"{behind[upstream[0]]} is not current"
+                    state = StageState(k, stage, "stale", reason, state.manifest)
+            if state.status != "current":
+                behind[k, place_of(stage)] = f"{stage} of iteration {k}"
+            yield state
+
+
+def made_by(name: str) -> tuple[int, str] | None:
+    """The (iteration, folder) that an input of a manifest lies in; None for a file from outside the run."""
+    parts = name.split("/")
+    return (int(parts[1]), parts[2]) if parts[0] == "iterations" else None
+
+
+def _stale_reason(history: History, config: RunConfig, manifest: Manifest, place: str) -> str | None:
+    wanted = config
+    if manifest.overrides:
+        wanted = make_config(apply_overrides(config.model_dump(mode="json"), manifest.overrides), "overrides")
+    if manifest.seed != config.seed or manifest.config_digest != config_digest(wanted.section(manifest.stage)):
+        return "made with another configuration"
+    if damaged := history.damaged(manifest.iteration, place):
+        return f"{damaged[0]} is damaged or missing"
+    for name, record in manifest.inputs.items():
+        if (made := made_by(name)) is None:
+            continue
+        source = history.manifest(*made)
+        output = source.outputs.get(name.split("/", 3)[3]) if source else None
+        if output is None:
+            return f"{name} is missing"
+        if output.digest != record.digest:
+            return f"{name} has changed"
+    return None

@@ -1,0 +1,93 @@
+"""Runs on disk: opening, creating, and reading what their manifests say."""
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from flows.config import RunConfig, differences, dump_config, make_config, read_yaml
+from stages.contract.errors import ArtifactError, ConfigError
+from stages.contract.manifest import Manifest, read_manifest
+from stages.contract.paths import RunPaths
+from stages.contract.workspace import write_text
+
+ARTIFACTS = Path(os.environ.get("GRPO_ARTIFACTS", "artifacts"))
+"""The folder of all runs, unless the command says otherwise."""
+
+
+def open_run(artifacts: Path, name: str) -> tuple[RunPaths, RunConfig]:
+    """An existing run.
+
+    Raises:
+        ConfigError: there is none of that name; says which there are.
+    """
+    paths = RunPaths.named(artifacts, name)
+    if not paths.config.is_file():
+        there = sorted(path.parent.name for path in artifacts.glob("*/run.yaml"))
+        raise ConfigError(f"no run {name!r} in {artifacts}; there are: {', '.join(there) or 'none'}")
+    return paths, make_config(read_yaml(paths.config), str(paths.config))
+
+
+def create_run(artifacts: Path, config: RunConfig) -> RunPaths:
+    """The run of a configuration: a new folder, or the existing one where the configuration is the same.
+
+    Raises:
+        ConfigError: a run of that name was made from another configuration; names the differences.
+    """
+    paths = RunPaths.named(artifacts, config.run)
+    if paths.config.is_file() and any(paths.iterations.glob("*/*/manifest.json")):
+        _, old = open_run(artifacts, config.run)
+        if lines := differences(old, config):
+            told = "\n".join(f"  {line}" for line in lines)
+            raise ConfigError(
+                f"{paths.root} was made from another configuration:\n{told}\n"
+                "give this one another name with --run, or rerun single stages with `grpo stage … --set`"
+            )
+        return paths
+    paths.root.mkdir(parents=True, exist_ok=True)
+    write_text(paths.config, dump_config(config))
+    return paths
+
+
+def discard_empty(paths: RunPaths) -> None:
+    """Removes a run's folder in which no stage was ever finished."""
+    if any(paths.iterations.glob("*/*/manifest.json")) or (paths.root / "superseded").exists():
+        return
+    for path in (*paths.iterations.glob("*"), paths.iterations):
+        if path.is_dir():
+            path.rmdir()
+    for path in (paths.config, paths.lock):
+        path.unlink(missing_ok=True)
+    paths.root.rmdir()
+
+
+@dataclass
+class History:
+    """The manifests of a run, read when asked for."""
+
+    paths: RunPaths
+    _known: dict[tuple[int, str], Manifest | None] = field(default_factory=dict)
+
+    def manifest(self, k: int, place: str) -> Manifest | None:
+        """The manifest in the stage folder `place` of iteration `k`; None where there is none or it is damaged."""
+        key = (k, place)
+        if key not in self._known:
+            try:
+                self._known[key] = read_manifest(self.paths.stage(k, place))
+            except ArtifactError:
+                self._known[key] = None
+        return self._known[key]
+
+    def damaged(self, k: int, place: str) -> list[str]:
+        """Outputs whose size is not what the manifest says, or which are missing."""
+        manifest = self.manifest(k, place)
+        folder = self.paths.stage(k, place)
+        return [
+            name
+            for name, record in (manifest.outputs.items() if manifest else ())
+            if not (folder / name).is_file() or (folder / name).stat().st_size != record.size
+        ]
+
+    def last(self) -> int:
+        """The last iteration of which there is a folder; 0 where there is none."""
+        found = [int(path.name) for path in self.paths.iterations.glob("[0-9]*") if path.name.isdecimal()]
+        return max(found, default=0)

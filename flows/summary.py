@@ -1,0 +1,33 @@
+"""The figures of an iteration, as the manifests of its stages say."""
+
+from flows.runs import History
+
+METRICS = {
+    "reward_mean": ("score", "reward_mean"),
+    "heldout_success": ("evaluate", "heldout_success"),
+    "kl": ("update", "kl"),
+    "entropy": ("update", "entropy"),
+    "mean_length": ("sample", "mean_length"),
+    "truncated": ("sample", "truncated"),
+    "constant_group_rows": ("advantage", "constant_group_rows"),
+    "clip_fraction_low": ("update", "clip_fraction_low"),
+    "clip_fraction_high": ("update", "clip_fraction_high"),
+    "gradient_norm": ("update", "gradient_norm"),
+    "learning_rate": ("update", "learning_rate"),
+    "mismatch_max": ("update", "mismatch_max"),
+}
+
+
+def iteration_metrics(history: History, k: int) -> dict[str, float | None]:
+    """The figures of iteration `k`; None where the stage has not been done or does not give the figure."""
+    out: dict[str, float | None] = {}
+    for name, (stage, metric) in METRICS.items():
+        manifest = history.manifest(k, stage)
+        out[name] = manifest.metrics.get(metric) if manifest else None
+    return out
+
+
+def seconds(history: History, k: int) -> dict[str, float]:
+    """Seconds that each stage of iteration `k` took."""
+    found = {path.name: history.manifest(k, path.name) for path in sorted(history.paths.iteration(k).glob("[a-z]*"))}
+    return {manifest.stage: manifest.seconds for manifest in found.values() if manifest}

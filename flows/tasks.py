@@ -1,0 +1,45 @@
+"""Stages as Prefect tasks: the only file with `@task`."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State
+from prefect.states import Completed
+
+from flows.perform import perform
+from flows.resume import state_of
+from flows.runs import History, open_run
+
+StageName = Literal["prompts", "warmstart", "sample", "score", "advantage", "update", "evaluate"]
+
+
+@task(name="stage", task_run_name="{stage} · {iteration}", cache_policy=NO_CACHE, persist_result=False)
+def run_stage(
+    run: str,
+    stage: StageName,
+    iteration: int,
+    force: bool = False,
+    overrides: dict[str, Any] | None = None,
+    hardware: dict[str, Any] | None = None,
+) -> State[None]:
+    """Runs a stage, or leaves it alone where its output is current.
+
+    Args:
+        run: The run's folder.
+        stage: The stage.
+        iteration: The iteration.
+        force: Run it even if its output is current.
+        overrides: Dotted names of configuration fields and their values, for this stage of this iteration alone.
+        hardware: The machine; empty takes the run's configuration.
+    """
+    root = Path(run)
+    paths, config = open_run(root.parent, root.name)
+    state = state_of(History(paths), config, iteration, stage)
+    if state.status == "current" and not force:
+        return Completed(name="Reused", message=state.reason or "its output is current")
+    if overrides is None:
+        overrides = state.manifest.overrides if state.manifest and not force else {}
+    perform(root, stage, iteration, overrides, hardware)
+    return Completed(message="forced" if state.status == "current" else state.reason)

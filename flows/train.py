@@ -1,0 +1,48 @@
+"""The flow `train`: iterations of sample → score → advantage → update (→ evaluate)."""
+
+from pathlib import Path
+from typing import Any
+
+from prefect import flow
+
+from flows import progress
+from flows.config import check_outside, read_config
+from flows.resume import examine, stages_of
+from flows.runs import ARTIFACTS, History, create_run, discard_empty
+from flows.tasks import run_stage
+from stages.contract.lock import run_lock
+
+
+@flow(name="train", flow_run_name="train · {config}", persist_result=False)
+def train(
+    config: str,
+    run: str | None = None,
+    iterations: int | None = None,
+    overrides: dict[str, Any] | None = None,
+    artifacts: str = str(ARTIFACTS),
+) -> None:
+    """Trains a run from its configuration, or goes on with it: what is current is left alone.
+
+    Args:
+        config: Path of a YAML file, e.g. configs/quickstart.yaml.
+        run: Name of the run; empty takes the configuration's.
+        iterations: Iterations to train up to; empty takes the configuration's.
+        overrides: Dotted names of configuration fields and their values, e.g. {"update.epochs": 2}.
+        artifacts: Folder of all runs.
+    """
+    named = (overrides or {}) | ({"run": run} if run else {})
+    resolved = read_config(Path(config), named)
+    check_outside(resolved)
+    paths = create_run(Path(artifacts), resolved)
+    hardware = resolved.hardware.model_dump()
+    last = iterations or resolved.iterations
+    try:
+        with run_lock(paths.lock, say=progress.say):
+            first = next((s.iteration for s in examine(History(paths), resolved, last) if s.status != "current"), None)
+            for k in range(last + 1 if first is None else first, last + 1):
+                for stage in stages_of(resolved, k):
+                    state = run_stage(str(paths.root), stage, k, hardware=hardware, return_state=True)
+                    state.result()
+                progress.iteration_done(paths, k)
+    finally:
+        discard_empty(paths)

@@ -1,0 +1,1 @@
+"""Rewards → advantages. NumPy and polars only: no torch, no GPU."""

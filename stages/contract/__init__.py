@@ -1,0 +1,1 @@
+"""What passes between the rooms: paths, tables, weights, manifests, metrics, seeds, errors."""

@@ -1,0 +1,158 @@
+"""The schemas of all tables. The only place where a column's name and type are decided.
+
+Dimensions in the comments: T_p prompt tokens, T completion tokens. Log-probabilities are natural (nats).
+"""
+
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+KEY = ("prompt_id", "sample")
+SCHEMA_VERSION = 1
+
+_tokens = pa.list_(pa.int32())
+_floats = pa.list_(pa.float32())
+_messages = pa.list_(pa.struct([pa.field("role", pa.string(), False), pa.field("content", pa.string(), False)]))
+
+
+def _required(name: str, kind: pa.DataType) -> pa.Field:
+    return pa.field(name, kind, nullable=False)
+
+
+_key = [_required("prompt_id", pa.string()), _required("sample", pa.int32())]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table's name, fixed columns, key, and the columns that appear by pattern (one for each reward, say)."""
+
+    name: str
+    fields: tuple[pa.Field, ...]
+    key: tuple[str, ...] = KEY
+    families: tuple[tuple[str, pa.DataType], ...] = ()
+    """(prefix, type): any number of columns whose names begin with the prefix."""
+
+    def schema(self, names: list[str]) -> pa.Schema:
+        """The schema of a table with the columns `names`: the fixed ones first, then the families' in the order given.
+
+        Raises:
+            ValueError: a column that belongs to no family, or a fixed one that is missing.
+        """
+        fixed = [field.name for field in self.fields]
+        if missing := [name for name in fixed if name not in names]:
+            raise ValueError(f"table {self.name!r} lacks the columns {missing}")
+        extra = []
+        for name in (name for name in names if name not in fixed):
+            kind = next((kind for prefix, kind in self.families if name.startswith(prefix)), None)
+            if kind is None:
+                raise ValueError(f"table {self.name!r} has no column {name!r}")
+            extra.append(pa.field(name, kind))
+        metadata = {"table": self.name, "schema_version": str(SCHEMA_VERSION)}
+        return pa.schema([*self.fields, *extra], metadata=metadata)
+
+
+PROMPTS = Table(
+    "prompts",
+    (
+        _required("prompt_id", pa.string()),  # digest of the messages
+        _required("messages", _messages),  # what is asked; a plain text is one message of the user
+        _required("format", pa.string()),  # chat | text: how the messages become the model's text
+        _required("task", pa.string()),  # selects rewards; for reasoning-gym its family
+        pa.field("answer", pa.string()),  # the right answer where the source has one
+        _required("metadata", pa.string()),  # JSON object: whatever else the source said
+    ),
+    key=("prompt_id",),
+)
+
+DEMONSTRATIONS = Table(
+    "demonstrations",
+    (
+        *_key,
+        _required("prompt", pa.string()),  # as the model sees it
+        _required("completion", pa.string()),
+        pa.field("correct", pa.bool_()),  # null where nobody knows
+    ),
+)
+
+SUPERVISED_STEPS = Table(
+    "supervised_steps",
+    tuple(
+        [_required(name, pa.int64()) for name in ("step", "tokens")]
+        + [_required(name, pa.float64()) for name in ("learning_rate", "loss", "gradient_norm")]
+    ),
+    key=("step",),
+)
+
+ROLLOUTS = Table(
+    "rollouts",
+    (
+        *_key,
+        _required("prompt", pa.string()),  # the text that was tokenised
+        _required("prompt_tokens", _tokens),  # [T_p]
+        _required("completion", pa.string()),  # decoded without special tokens
+        _required("completion_tokens", _tokens),  # [T], the end token included where it was drawn
+        _required("sampler_logprobs", _floats),  # [T], of the distribution that was sampled from
+        _required("finish_reason", pa.string()),  # stop | length
+        _required("temperature", pa.float32()),
+        _required("seed", pa.int64()),
+        _required("task", pa.string()),
+        pa.field("answer", pa.string()),
+        _required("metadata", pa.string()),
+        _required("policy_digest", pa.string()),  # of the behaviour policy's folder
+    ),
+)
+
+SCORES = Table(
+    "scores",
+    (
+        *_key,
+        pa.field("reward", pa.float64()),  # weighted sum; null where a reward failed
+        pa.field("error", pa.string()),  # what failed
+        pa.field("extracted", pa.string()),  # the answer that the first reward to look for one found
+        pa.field("reference_logprobs", _floats),  # [T]
+    ),
+    families=(("reward_", pa.float64()), ("status_", pa.string())),
+)
+
+ADVANTAGES = Table(
+    "advantages",
+    (
+        *_key,
+        _required("advantages", _floats),  # [T]
+        _required("train", pa.bool_()),
+        pa.field("reason", pa.string()),  # why not
+        pa.field("group_mean", pa.float64()),
+        pa.field("group_std", pa.float64()),
+    ),
+)
+
+STEPS = Table(
+    "steps",
+    tuple(
+        [_required(name, pa.int64()) for name in ("step", "epoch", "minibatch", "rows", "tokens")]
+        + [_required(name, pa.float64()) for name in ("learning_rate", "loss", "gradient_norm")]
+    ),
+    key=("step",),
+    families=(
+        ("policy_loss", pa.float64()),
+        ("kl", pa.float64()),
+        ("entropy", pa.float64()),
+        ("clip_fraction", pa.float64()),
+        ("ratio", pa.float64()),
+    ),
+)
+
+EVALUATION = Table(
+    "evaluation",
+    (
+        _required("prompt_id", pa.string()),
+        _required("task", pa.string()),
+        _required("samples", pa.int32()),
+        _required("successes", pa.int32()),
+        pa.field("reward_mean", pa.float64()),
+        pa.field("majority_answer", pa.string()),
+        pa.field("majority_correct", pa.bool_()),
+    ),
+    key=("prompt_id",),
+    families=(("pass_at_", pa.float64()),),
+)

@@ -1,0 +1,29 @@
+"""The errors a user can mend. Each message says what was seen, what was wanted and what to do."""
+
+
+class GrpoError(ValueError):
+    """Base of every error that the user, not the programmer, can mend."""
+
+
+class ConfigError(GrpoError):
+    """A configuration that cannot be used."""
+
+
+class DataError(GrpoError):
+    """A prompt source or demonstration file that cannot be used."""
+
+
+class ModelError(GrpoError):
+    """A model folder that cannot be used."""
+
+
+class ArtifactError(GrpoError):
+    """A run's file that is missing, damaged or of another schema."""
+
+
+class RunInUseError(GrpoError):
+    """Another live process writes to the run."""
+
+
+class DivergenceError(GrpoError):
+    """A loss or gradient that is not finite."""

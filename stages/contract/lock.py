@@ -1,0 +1,47 @@
+"""One writer a run: an advisory lock that the kernel drops with its owner, and a note of who that is."""
+
+import fcntl
+import json
+import os
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+from stages.contract.errors import RunInUseError
+
+
+@contextmanager
+def run_lock(path: Path, say: Callable[[str], None]) -> Iterator[None]:
+    """Holds the run for this process.
+
+    A lock whose owner died is taken over, and `say` is told so. The lock is `flock`, so of two processes that come at
+    the same instant one wins, and no lock outlives its process.
+
+    Raises:
+        RunInUseError: a live process holds the run; names its pid, host and start.
+    """
+    with path.open("a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RunInUseError(f"{path.parent}: in use by {_owner(path.read_text(encoding='utf-8'))}") from None
+        if left := path.read_text(encoding="utf-8"):
+            say(f"took over the lock of {_owner(left)}, which is gone")
+        owner = {"pid": os.getpid(), "host": socket.gethostname(), "start": datetime.now(UTC).isoformat("T", "seconds")}
+        file.truncate(0)
+        file.write(json.dumps(owner))
+        file.flush()
+        try:
+            yield
+        finally:
+            file.truncate(0)
+
+
+def _owner(text: str) -> str:
+    try:
+        owner = json.loads(text)
+        return f"process {owner['pid']} on {owner['host']}, started {owner['start']}"
+    except (ValueError, KeyError):
+        return "a process that has not written its name yet"

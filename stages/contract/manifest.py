@@ -1,0 +1,94 @@
+"""The manifest: what a stage read, wrote, with which configuration and code. Written last, the only proof of done."""
+
+import functools
+import importlib.metadata
+import json
+import platform
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from stages.contract.digest import file_digest, names_digest
+from stages.contract.errors import ArtifactError
+from stages.contract.paths import MANIFEST
+
+VERSION = 1
+PACKAGES = ("torch", "transformers", "tokenizers", "polars", "pyarrow", "safetensors", "reasoning-gym", "math-verify")
+
+
+class FileRecord(BaseModel):
+    """A file as it was when the manifest was written."""
+
+    model_config = ConfigDict(frozen=True)
+    digest: str
+    size: int
+    """Bytes."""
+    rows: int | None = None
+    """Rows, for a table."""
+
+
+class Manifest(BaseModel):
+    """One stage's record. Names of inputs are relative to the run, names of outputs to the stage's folder."""
+
+    model_config = ConfigDict(frozen=True)
+    version: int = VERSION
+    stage: str
+    iteration: int
+    seed: int
+    config: dict[str, Any]
+    config_digest: str
+    overrides: dict[str, Any]
+    """Dotted names and values by which a rerun departed from the run's configuration."""
+    inputs: dict[str, FileRecord]
+    outputs: dict[str, FileRecord]
+    metrics: dict[str, float | None]
+    dropped: dict[str, int]
+    """Rows left out, counted by reason."""
+    notes: dict[str, Any]
+    """What else a reader may want to know: the engine's name, say."""
+    started: str
+    """UTC, ISO 8601."""
+    seconds: float
+    timings: dict[str, float]
+    """Seconds by part of the work."""
+    code: str
+    packages: dict[str, str]
+    host: str
+    device: str
+
+
+def read_manifest(folder: Path) -> Manifest | None:
+    """The manifest in a stage's folder; None where the stage has not been done.
+
+    Raises:
+        ArtifactError: a manifest that does not parse, or one of a newer version.
+    """
+    path = folder / MANIFEST
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None
+    try:
+        data = json.loads(text)
+        if data["version"] > VERSION:
+            raise ArtifactError(
+                f"{path}: has version {data['version']}, this code reads up to {VERSION}: update grpo-flows"
+            )
+        return Manifest.model_validate(data)
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, ValidationError) as error:
+        raise ArtifactError(f"{path}: damaged ({error}); move the folder away and run the stage again") from error
+
+
+@functools.cache
+def code_version() -> str:
+    """The package's version and a digest of the stages' source, so that an edited checkout is told from a release."""
+    root = Path(__file__).parents[1]
+    digests = {str(path.relative_to(root)): file_digest(path) for path in root.rglob("*.py")}
+    return f"{importlib.metadata.version('grpo-flows')}+{names_digest(digests)[:12]}"
+
+
+@functools.cache
+def package_versions() -> dict[str, str]:
+    """Versions of the packages that decide numbers."""
+    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in PACKAGES}

@@ -1,0 +1,72 @@
+"""Where a run's files lie. Pure: nothing here touches the disk."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from stages.contract.errors import ConfigError
+
+MANIFEST = "manifest.json"
+RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+
+@dataclass(frozen=True)
+class RunPaths:
+    """The places inside one run's folder."""
+
+    root: Path
+
+    @classmethod
+    def named(cls, artifacts: Path, name: str) -> "RunPaths":
+        """The run `name` below `artifacts`; a name that could leave that folder is a `ConfigError`."""
+        if not RUN_NAME.fullmatch(name):
+            raise ConfigError(
+                f"run name {name[:120]!r}: use up to 100 letters, digits, '.', '_' or '-', a letter or digit first"
+            )
+        return cls(artifacts / name)
+
+    @property
+    def config(self) -> Path:
+        """The frozen configuration."""
+        return self.root / "run.yaml"
+
+    @property
+    def lock(self) -> Path:
+        """The file that holds the one writer's name."""
+        return self.root / "run.lock"
+
+    @property
+    def iterations(self) -> Path:
+        """The folder of all iterations."""
+        return self.root / "iterations"
+
+    def iteration(self, k: int) -> Path:
+        """The folder of iteration `k`."""
+        return self.iterations / f"{k:04d}"
+
+    def stage(self, k: int, stage: str) -> Path:
+        """The folder that `stage` of iteration `k` writes."""
+        return self.iteration(k) / stage
+
+    def partial(self, k: int, stage: str) -> Path:
+        """Where that folder grows until it is whole."""
+        return self.iteration(k) / f".{stage}.partial"
+
+    def policy(self, k: int) -> Path:
+        """The policy that iteration `k` leaves behind."""
+        return self.stage(k, "update") / "policy"
+
+    def superseded(self, k: int, stage: str, n: int) -> Path:
+        """The n-th output of that stage that a rerun replaced."""
+        return self.root / "superseded" / f"{k:04d}" / f"{stage}.{n}"
+
+    def relative(self, path: Path) -> str:
+        """The name that manifests use: relative to the run inside it, as given outside."""
+        return path.relative_to(self.root).as_posix() if path.is_relative_to(self.root) else str(path)
+
+    def stage_of(self, path: Path) -> Path | None:
+        """The stage folder that a file of this run belongs to; None for a file from outside."""
+        if not path.is_relative_to(self.iterations):
+            return None
+        k, stage = path.relative_to(self.iterations).parts[:2]
+        return self.iterations / k / stage

@@ -1,0 +1,90 @@
+"""Tables in and out of Parquet, with their schemas checked at each read and write, and joins that fail unless 1:1."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from stages.contract.columns import KEY, SCHEMA_VERSION, Table
+from stages.contract.errors import ArtifactError
+
+ROW_GROUP = 8192
+
+
+def frame(table: Table, columns: Mapping[str, Any]) -> pl.DataFrame:
+    """A frame of `table` from plain columns, with the table's types (also where a column is empty or all null)."""
+    typed = pl.from_arrow(table.schema(list(columns)).empty_table())
+    assert isinstance(typed, pl.DataFrame)
+    return pl.DataFrame({name: pl.Series(name, columns[name], dtype=dtype) for name, dtype in typed.schema.items()})
+
+
+def write(path: Path, frame: pl.DataFrame, table: Table) -> None:
+    """Writes `frame` as `table`, columns in the schema's order. Equal frames give equal bytes.
+
+    Raises:
+        ValueError: a column that the table does not have, one missing, a null where none may be, a key that repeats.
+    """
+    schema = table.schema(frame.columns)
+    if frame.n_unique(table.key) != frame.height:
+        raise ValueError(f"table {table.name!r}: the key {table.key} repeats")
+    arrow = frame.select(schema.names).to_arrow().cast(schema).replace_schema_metadata(schema.metadata)
+    for field in schema:
+        if not field.nullable and arrow[field.name].null_count:
+            raise ValueError(f"table {table.name!r}: column {field.name!r} holds a null")
+    floats = [f"{field.name}.list.element" for field in schema if field.type == pa.list_(pa.float32())]
+    dictionary = [field.name for field in schema if field.type in (pa.string(), pa.int32(), pa.bool_())]
+    pq.write_table(
+        arrow,
+        path,
+        compression="zstd",
+        compression_level=3,
+        row_group_size=ROW_GROUP,
+        use_dictionary=dictionary,
+        column_encoding=dict.fromkeys(floats, "BYTE_STREAM_SPLIT") or None,
+    )
+
+
+def read(path: Path, table: Table) -> pl.DataFrame:
+    """Reads a table and checks its schema.
+
+    Raises:
+        ArtifactError: no Parquet file, another table, an older or newer schema.
+    """
+    try:
+        arrow = pq.read_table(path)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise ArtifactError(f"{path}: cannot be read as Parquet ({error})") from error
+    metadata = arrow.schema.metadata or {}
+    name, version = (metadata.get(key, b"?").decode() for key in (b"table", b"schema_version"))
+    if name != table.name:
+        raise ArtifactError(f"{path}: holds the table {name!r}, {table.name!r} is wanted")
+    if version != str(SCHEMA_VERSION):
+        raise ArtifactError(f"{path}: has schema version {version}, this code reads {SCHEMA_VERSION}")
+    try:
+        schema = table.schema(arrow.schema.names)
+    except ValueError as error:
+        raise ArtifactError(f"{path}: {error}") from error
+    if not arrow.schema.equals(schema):
+        raise ArtifactError(f"{path}: columns are\n{arrow.schema}\nwanted\n{schema}")
+    frame = pl.from_arrow(arrow)
+    assert isinstance(frame, pl.DataFrame)
+    return frame
+
+
+def join(left: pl.DataFrame, right: pl.DataFrame, name: str) -> pl.DataFrame:
+    """Joins two tables by (prompt_id, sample) in the left one's order; each row has exactly one partner.
+
+    Raises:
+        ArtifactError: a row of either side without a partner, or with two; `name` says in the message what was joined.
+    """
+    if right.n_unique(KEY) != right.height or left.n_unique(KEY) != left.height:
+        raise ArtifactError(f"{name}: {KEY} repeats")
+    joined = left.join(right, on=KEY, how="inner", maintain_order="left")
+    if not joined.height == left.height == right.height:
+        raise ArtifactError(
+            f"{name}: {left.height} rows on the left, {right.height} on the right, {joined.height} have a partner"
+        )
+    return joined

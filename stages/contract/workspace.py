@@ -1,0 +1,217 @@
+"""The one way in which a stage's output comes into being: grow aside, sync, manifest, rename."""
+
+import os
+import platform
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from stages.contract import tables
+from stages.contract.columns import Table
+from stages.contract.config import config_digest
+from stages.contract.digest import file_digest, names_digest
+from stages.contract.errors import ArtifactError
+from stages.contract.manifest import FileRecord, Manifest, code_version, package_versions, read_manifest
+from stages.contract.paths import MANIFEST, RunPaths
+
+Progress = Callable[[int, int], None]
+"""Called with (done, total) while a stage works."""
+
+
+def no_progress(done: int, total: int) -> None:
+    """The progress nobody watches."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One stage of one iteration of one run: all that a stage function is told beside its own configuration."""
+
+    paths: RunPaths
+    iteration: int
+    seed: int
+    overrides: dict[str, Any] = field(default_factory=dict)
+    progress: Progress = no_progress
+
+
+@dataclass
+class Workspace:
+    """A stage's desk: reads inputs against their digests, writes outputs, keeps the figures for the manifest."""
+
+    paths: RunPaths
+    folder: Path
+    """Where outputs are written; becomes the stage's folder when all is done."""
+    device: str = "cpu"
+    metrics: dict[str, float | None] = field(default_factory=dict)
+    dropped: dict[str, int] = field(default_factory=dict)
+    notes: dict[str, Any] = field(default_factory=dict)
+    timings: dict[str, float] = field(default_factory=dict)
+    _inputs: dict[str, FileRecord] = field(default_factory=dict)
+    _rows: dict[str, int] = field(default_factory=dict)
+
+    def read(self, path: Path, table: Table) -> pl.DataFrame:
+        """Reads an input table, once its bytes are known to be those its maker wrote."""
+        self.take(path)
+        frame = tables.read(path, table)
+        name = self.paths.relative(path)
+        self._inputs[name] = self._inputs[name].model_copy(update={"rows": frame.height})
+        return frame
+
+    def take(self, path: Path) -> Path:
+        """Notes a file as an input.
+
+        Raises:
+            ArtifactError: the file is missing, or a file of this run is not as its maker's manifest says.
+        """
+        if not path.is_file():
+            raise ArtifactError(f"{path}: missing{self._remedy(path)}")
+        record = FileRecord(digest=file_digest(path), size=path.stat().st_size)
+        made_by = self.paths.stage_of(path)
+        if made_by is not None:
+            manifest = read_manifest(made_by)
+            known = manifest.outputs.get(path.relative_to(made_by).as_posix()) if manifest else None
+            if known is None or known.digest != record.digest:
+                raise ArtifactError(f"{path}: its content is not what its manifest says{self._remedy(path)}")
+        self._inputs[self.paths.relative(path)] = record
+        return path
+
+    def take_folder(self, folder: Path) -> str:
+        """Notes each file of a folder (a policy, say) as an input; returns the folder's digest."""
+        files = sorted(path for path in folder.rglob("*") if path.is_file())
+        if not files:
+            raise ArtifactError(f"{folder}: missing or empty{self._remedy(folder)}")
+        for path in files:
+            self.take(path)
+        return names_digest(
+            {path.relative_to(folder).as_posix(): self._inputs[self.paths.relative(path)].digest for path in files}
+        )
+
+    def write(self, name: str, frame: pl.DataFrame, table: Table) -> None:
+        """Writes an output table."""
+        tables.write(self.folder / name, frame, table)
+        self._rows[name] = frame.height
+
+    def drop(self, reason: str, count: int = 1) -> None:
+        """Counts rows that are left out; a count of 0 leaves no trace."""
+        if count:
+            self.dropped[reason] = self.dropped.get(reason, 0) + count
+
+    @contextmanager
+    def timed(self, part: str) -> Iterator[None]:
+        """Adds the seconds of a block to the timing of `part`."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.timings[part] = self.timings.get(part, 0.0) + time.perf_counter() - start
+
+    def inputs(self) -> dict[str, FileRecord]:
+        """What was read so far."""
+        return dict(sorted(self._inputs.items()))
+
+    def outputs(self) -> dict[str, FileRecord]:
+        """What was written so far."""
+        files = sorted(path for path in self.folder.rglob("*") if path.is_file())
+        names = {path.relative_to(self.folder).as_posix(): path for path in files}
+        return {
+            name: FileRecord(digest=file_digest(path), size=path.stat().st_size, rows=self._rows.get(name))
+            for name, path in names.items()
+        }
+
+    def _remedy(self, path: Path) -> str:
+        made_by = self.paths.stage_of(path)
+        if made_by is None:
+            return ""
+        stage = "warmstart" if made_by.name == "update" and int(made_by.parent.name) == 0 else made_by.name
+        return (
+            f"; run `grpo stage {stage} {self.paths.root.name} --iteration {int(made_by.parent.name)}` to make it again"
+        )
+
+
+@contextmanager
+def open_stage(job: Job, stage: str, place: str, config: dict[str, Any]) -> Iterator[Workspace]:
+    """A workspace whose output is put in place, whole, when the block ends without an error.
+
+    A block that fails leaves no trace; one that is killed leaves a partial folder that counts for nothing and is
+    removed by the next attempt. An output that was in place moves to `superseded/`.
+
+    Args:
+        job: run, iteration and seed.
+        stage: the stage's name, for the manifest.
+        place: the folder inside the iteration (the same as `stage`, but for `warmstart`, which writes `update`).
+        config: the configuration section that decides the output, as plain data.
+    """
+    paths, k = job.paths, job.iteration
+    partial = paths.partial(k, place)
+    if partial.exists():
+        shutil.rmtree(partial)
+    partial.mkdir(parents=True)
+    workspace = Workspace(paths, partial)
+    started, clock = datetime.now(UTC), time.perf_counter()
+    try:
+        yield workspace
+        manifest = Manifest(
+            stage=stage,
+            iteration=k,
+            seed=job.seed,
+            config=config,
+            config_digest=config_digest(config),
+            overrides=job.overrides,
+            inputs=workspace.inputs(),
+            outputs=workspace.outputs(),
+            metrics=workspace.metrics,
+            dropped=workspace.dropped,
+            notes=workspace.notes,
+            started=started.isoformat("T", "milliseconds"),
+            seconds=time.perf_counter() - clock,
+            timings=workspace.timings,
+            code=code_version(),
+            packages=package_versions(),
+            host=platform.node(),
+            device=workspace.device,
+        )
+        commit(paths, k, place, manifest)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def commit(paths: RunPaths, k: int, place: str, manifest: Manifest) -> None:
+    """Syncs the partial folder, writes the manifest last, and renames the folder into place."""
+    partial, target = paths.partial(k, place), paths.stage(k, place)
+    (partial / MANIFEST).write_text(manifest.model_dump_json(indent=1), encoding="utf-8")
+    for path in [*partial.rglob("*"), partial]:
+        sync(path)
+    if target.exists():
+        n = 1
+        while (old := paths.superseded(k, place, n)).exists():
+            n += 1
+        old.parent.mkdir(parents=True, exist_ok=True)
+        target.rename(old)
+        sync(old.parent)
+    partial.rename(target)
+    sync(target.parent)
+
+
+def sync(path: Path) -> None:
+    """Forces a file's or folder's content to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a small file so that it is there whole or not at all."""
+    aside = path.with_name(f".{path.name}.partial")
+    aside.write_text(text, encoding="utf-8")
+    sync(aside)
+    aside.replace(path)
+    sync(path.parent)

@@ -1,0 +1,1 @@
+"""Measures a policy on held-out prompts."""

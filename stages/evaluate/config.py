@@ -1,0 +1,32 @@
+"""Configuration of evaluation."""
+
+from typing import Self
+
+from pydantic import Field, model_validator
+
+from stages.contract.config import Config
+
+
+class EvaluateConfig(Config):
+    """How a policy is measured on held-out prompts: drawn as `sample` draws, judged as `score` judges."""
+
+    every: int = Field(default=1, gt=0)
+    """Evaluates the policies of iterations 0, `every`, 2·`every`, …"""
+    prompts: int = Field(default=256, gt=0)
+    """Held-out prompts at most."""
+    samples: int = Field(default=1, gt=0)
+    """Completions a prompt (n)."""
+    temperature: float = Field(default=1.0, ge=0)
+    """Temperature of sampling; 0 takes the most likely token."""
+    k: tuple[int, ...] = (1,)
+    """The k of pass@k; none above `samples`."""
+    success: str | None = None
+    """Name of the reward that says what a success is; null takes the first of `score.rewards`."""
+    threshold: float = 1.0
+    """A completion is a success where that reward is at least this."""
+
+    @model_validator(mode="after")
+    def _enough_samples(self) -> Self:
+        if wrong := [k for k in self.k if not 1 <= k <= self.samples]:
+            raise ValueError(f"pass@{wrong[0]} needs k from 1 to samples = {self.samples}")
+        return self

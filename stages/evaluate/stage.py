@@ -1,0 +1,86 @@
+"""The stage `evaluate`: held-out prompts, policy k → rollouts.parquet, scores.parquet, evaluation.parquet."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from stages.contract import tables
+from stages.contract.columns import EVALUATION, PROMPTS, ROLLOUTS, SCORES
+from stages.contract.errors import DataError
+from stages.contract.metrics import mean
+from stages.contract.seeds import derive
+from stages.contract.workspace import Job, Workspace, open_stage
+from stages.evaluate.config import EvaluateConfig
+from stages.evaluate.estimators import majority, pass_at_k
+
+Collect = Callable[[Workspace, pl.DataFrame, Path, Callable[[str, int], int]], pl.DataFrame]
+"""(desk, prompts, policy, seed of a completion) → rollouts."""
+Score = Callable[[pl.DataFrame], pl.DataFrame]
+"""Rollouts → scores."""
+
+
+def run(
+    job: Job, config: EvaluateConfig, section: dict[str, Any], success: str, collect: Collect, score: Score
+) -> None:
+    """Draws completions of held-out prompts with policy k and judges them.
+
+    The seeds are the same at every iteration, so that two policies are compared on equal terms.
+
+    Args:
+        job: run and iteration.
+        config: this stage's configuration.
+        section: all configuration that decides the output, for the manifest.
+        success: the reward that says what a success is.
+        collect: draws completions as the stage `sample` does.
+        score: judges them as the stage `score` does.
+    """
+    with open_stage(job, "evaluate", "evaluate", section) as desk:
+        prompts = desk.read(job.paths.stage(0, "prompts") / "heldout.parquet", PROMPTS).head(config.prompts)
+        if not prompts.height:
+            raise DataError("evaluate: the run has no held-out prompts; set prompts.heldout, or evaluate to null")
+        rollouts = collect(
+            desk,
+            prompts,
+            job.paths.policy(job.iteration),
+            lambda prompt_id, i: derive(job.seed, "evaluate", prompt_id, i),
+        )
+        with desk.timed("rewards"):
+            scores = score(rollouts)
+        table = per_prompt(tables.join(rollouts, scores, "held-out rollouts and scores"), config, f"reward_{success}")
+        desk.write("rollouts.parquet", rollouts, ROLLOUTS)
+        desk.write("scores.parquet", scores, SCORES)
+        desk.write("evaluation.parquet", table, EVALUATION)
+        desk.metrics |= {
+            "heldout_success": sum(table["successes"]) / sum(table["samples"]),
+            "heldout_reward": mean(scores["reward"]),
+            "heldout_length": mean(rollouts["completion_tokens"].list.len()),
+        }
+        desk.metrics |= {f"pass_at_{k}": mean(table[f"pass_at_{k}"]) for k in config.k}
+        if config.samples > 1:
+            desk.metrics[f"maj_at_{config.samples}"] = mean(table["majority_correct"].cast(pl.Float64))
+
+
+def per_prompt(judged: pl.DataFrame, config: EvaluateConfig, column: str) -> pl.DataFrame:
+    """The table `evaluation`: successes, pass@k and the majority's answer of each prompt.
+
+    A majority is right where a completion with its answer is a success; a failed reward is no success.
+    """
+    rows: dict[str, list[Any]] = {field.name: [] for field in EVALUATION.fields} | {
+        f"pass_at_{k}": [] for k in config.k
+    }
+    marked = judged.with_columns((pl.col(column) >= config.threshold).fill_null(False).alias("success"))
+    for (prompt_id,), group in marked.group_by("prompt_id", maintain_order=True):
+        successes = int(group["success"].sum())
+        vote = majority(group["extracted"].to_list())
+        rows["prompt_id"].append(prompt_id)
+        rows["task"].append(group["task"][0])
+        rows["samples"].append(group.height)
+        rows["successes"].append(successes)
+        rows["reward_mean"].append(mean(group["reward"]))
+        rows["majority_answer"].append(vote)
+        rows["majority_correct"].append(None if vote is None else bool(group.filter(extracted=vote)["success"].any()))
+        for k in config.k:
+            rows[f"pass_at_{k}"].append(pass_at_k(group.height, successes, k))
+    return tables.frame(EVALUATION, rows)

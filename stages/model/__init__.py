@@ -1,0 +1,1 @@
+"""Torch code that several rooms share: loading and saving policies, log-probabilities."""

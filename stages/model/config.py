@@ -1,0 +1,37 @@
+"""Configuration of the optimizer. Light: torch is not imported."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from stages.contract.config import Config
+
+
+class ScheduleConfig(Config):
+    """The learning rate over optimizer steps: linear warm-up, then constant, or a descent to `final_ratio`."""
+
+    type: Literal["constant", "linear", "cosine"] = "constant"
+    """Shape after the warm-up."""
+    warmup_steps: int = Field(default=0, ge=0)
+    """Optimizer steps from 0 to the full rate."""
+    decay_steps: int = Field(default=1000, gt=0)
+    """Optimizer steps, after the warm-up, in which `linear` and `cosine` come down; then the rate stays there."""
+    final_ratio: float = Field(default=0.0, ge=0, le=1)
+    """Part of the full rate that is left at the end of the descent."""
+
+
+class OptimizerConfig(Config):
+    """AdamW (arXiv:1711.05101)."""
+
+    learning_rate: float = Field(default=1e-6, gt=0)
+    """Full learning rate."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """Decay rates of the moment estimates."""
+    eps: float = Field(default=1e-8, gt=0)
+    """Added to the root of the second moment."""
+    weight_decay: float = Field(default=0.0, ge=0)
+    """Decoupled weight decay."""
+    max_gradient_norm: float = Field(default=1.0, gt=0)
+    """Gradients of a greater norm are scaled down to it."""
+    schedule: ScheduleConfig = ScheduleConfig()
+    """Learning rate over the steps."""

@@ -1,0 +1,90 @@
+"""Loading and saving policies: plain Hugging Face folders, safetensors only, never pickle, never remote code."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging
+
+from stages.contract.errors import ModelError
+
+logging.set_verbosity_error()
+logging.disable_progress_bar()
+
+WEIGHTS = {".safetensors", ".bin", ".pt", ".pth", ".gguf"}
+
+
+def load_model(folder: Path, device: str) -> PreTrainedModel:
+    """The causal language model of a folder, in float32 on `device`, dropout off.
+
+    Raises:
+        ModelError: no configuration, no safetensors, a truncated file, tensors missing, left over or of a wrong shape.
+    """
+    if not (folder / "config.json").is_file():
+        raise ModelError(f"{folder}: no config.json; a Hugging Face model folder is wanted")
+    _check_weights(folder)
+    loaded: Any
+    try:
+        loaded = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=torch.float32, use_safetensors=True, local_files_only=True, output_loading_info=True
+        )
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+        raise ModelError(f"{folder}: cannot be loaded: {' '.join(str(error).split())[:500]}") from error
+    model: PreTrainedModel = loaded[0]
+    info: dict[str, Any] = loaded[1]
+    wrong = {
+        name: sorted(map(str, info[name]))
+        for name in ("missing_keys", "unexpected_keys", "mismatched_keys")
+        if info[name]
+    }
+    if wrong:
+        raise ModelError(f"{folder}: the weights do not fit config.json: {str(wrong)[:500]}")
+    placed: Any = model
+    return placed.to(device).eval()  # type: ignore[no-any-return]
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of a folder.
+
+    Raises:
+        ModelError: there is none, or it has no end token.
+    """
+    if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "tokenizer_config.json")):
+        raise ModelError(f"{folder}: no tokenizer.json; save the tokenizer into the model's folder")
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(f"{folder}: the tokenizer cannot be loaded: {' '.join(str(error).split())[:500]}") from error
+    if tokenizer.eos_token_id is None:
+        raise ModelError(f"{folder}: the tokenizer has no eos_token, without which no completion ends")
+    return tokenizer
+
+
+def save_policy(model: PreTrainedModel, folder: Path, parent: Path | None) -> None:
+    """Writes the model as safetensors; takes every other file (tokenizer, chat template, …) from `parent` as it is."""
+    model.save_pretrained(folder)
+    for path in sorted(parent.iterdir()) if parent else []:
+        weights = path.suffix in WEIGHTS or ".index.json" in path.name
+        if path.is_file() and not weights and not (folder / path.name).exists():
+            shutil.copyfile(path, folder / path.name)
+
+
+def context_length(model: PreTrainedModel) -> int:
+    """Tokens that the model can see."""
+    config: Any = model.config.get_text_config()
+    return int(config.max_position_embeddings)
+
+
+def _check_weights(folder: Path) -> None:
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise ModelError(f"{folder}: no *.safetensors; weights in other formats are not loaded")
+    for path in files:
+        try:
+            with safe_open(path, framework="pt") as handle:
+                handle.keys()
+        except (SafetensorError, OSError) as error:
+            raise ModelError(f"{path}: not a whole safetensors file ({error})") from error

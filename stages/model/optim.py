@@ -1,0 +1,86 @@
+"""AdamW whose whole state lies in one safetensors file, and its learning-rate schedule."""
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from stages.contract.errors import ArtifactError, DivergenceError
+from stages.model.config import OptimizerConfig, ScheduleConfig
+
+
+def schedule_factor(step: int, config: ScheduleConfig) -> float:
+    """The part of the full learning rate that optimizer step `step` (1, 2, …) takes."""
+    if step <= config.warmup_steps:
+        return step / config.warmup_steps
+    if config.type == "constant":
+        return 1.0
+    done = min(1.0, (step - config.warmup_steps) / config.decay_steps)
+    shape = 1 - done if config.type == "linear" else (1 + math.cos(math.pi * done)) / 2
+    return config.final_ratio + (1 - config.final_ratio) * shape
+
+
+class Optimizer:
+    """AdamW with clipping and schedule; counts its steps over the whole run."""
+
+    def __init__(self, model: nn.Module, config: OptimizerConfig) -> None:
+        self._config = config
+        self._named = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self._adamw = torch.optim.AdamW(
+            self._named.values(),
+            lr=config.learning_rate,
+            betas=config.betas,
+            eps=config.eps,
+            weight_decay=config.weight_decay,
+            fused=True,
+        )
+        self.steps = 0
+        """Optimizer steps taken so far."""
+
+    def step(self) -> dict[str, float]:
+        """Clips the gradients, steps, and clears them; returns `gradient_norm` before clipping and `learning_rate`.
+
+        Raises:
+            DivergenceError: the gradient is not finite; nothing was changed.
+        """
+        norm = nn.utils.clip_grad_norm_(self._named.values(), self._config.max_gradient_norm).item()
+        if not math.isfinite(norm):
+            raise DivergenceError(
+                f"optimizer step {self.steps + 1}: the gradient's norm is {norm}; nothing was changed"
+            )
+        self.steps += 1
+        rate = self._config.learning_rate * schedule_factor(self.steps, self._config.schedule)
+        for group in self._adamw.param_groups:
+            group["lr"] = rate
+        self._adamw.step()
+        self._adamw.zero_grad(set_to_none=True)
+        return {"gradient_norm": norm, "learning_rate": rate}
+
+    def state(self) -> dict[str, Tensor]:
+        """Steps and moments by parameter name, for safetensors."""
+        out = {"steps": torch.tensor(self.steps)}
+        for name, parameter in self._named.items():
+            for key, value in self._adamw.state.get(parameter, {}).items():
+                out[f"{key}.{name}"] = value
+        return out
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Takes up a state that `state` gave.
+
+        Raises:
+            ArtifactError: the state belongs to other parameters.
+        """
+        keys = {name.split(".", 1)[0] for name in state} - {"steps"}
+        expected = {"steps"} | {f"{key}.{name}" for key in keys for name in self._named}
+        if set(state) != expected:
+            raise ArtifactError(f"the optimizer state is of another model: {sorted(set(state) ^ expected)[:5]}")
+        self.steps = int(state["steps"])
+        for name, parameter in self._named.items():
+            for key in sorted(keys):
+                value = state[f"{key}.{name}"]
+                if key != "step" and value.shape != parameter.shape:
+                    raise ArtifactError(f"the optimizer state of {name} has shape {tuple(value.shape)}")
+                self._adamw.state[parameter][key] = (
+                    value.clone() if key == "step" else value.to(parameter.device, copy=True)
+                )

@@ -1,0 +1,130 @@
+"""Reads prompts from reasoning-gym, files and Hugging Face datasets. Heavy libraries are imported when needed."""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, assert_never
+
+import polars as pl
+
+from stages.contract.errors import DataError
+from stages.prompts.config import FileSource, HuggingFaceSource, ReasoningGymSource, Source
+
+
+@dataclass(frozen=True)
+class RawPrompt:
+    """A prompt as its source says it."""
+
+    prompt: str | list[dict[str, str]]
+    """A text or messages."""
+    answer: str | None
+    task: str
+    metadata: Mapping[str, Any]
+
+
+def load(source: Source) -> list[RawPrompt]:
+    """All prompts of a source, in its order.
+
+    Raises:
+        DataError: the source is missing, empty, or broken; says which row and column.
+    """
+    match source:
+        case ReasoningGymSource():
+            prompts = list(_reasoning_gym(source))
+        case FileSource():
+            prompts = list(_rows(_read_file(source.path), source, str(source.path)))
+        case HuggingFaceSource():
+            prompts = list(_rows(_read_huggingface(source), source, source.path))
+        case _:
+            assert_never(source)
+    if not prompts:
+        raise DataError(f"prompts.source: {source.type} gives no prompt: {source.model_dump()}")
+    return prompts
+
+
+def _reasoning_gym(source: ReasoningGymSource) -> Iterator[RawPrompt]:
+    import reasoning_gym
+
+    try:
+        dataset = reasoning_gym.create_dataset(source.dataset, size=source.size, seed=source.seed, **source.parameters)
+    except (ValueError, TypeError, AssertionError) as error:
+        raise DataError(f"prompts.source: reasoning-gym refuses {source.dataset!r}: {error}") from error
+    for item in dataset:
+        metadata = json.loads(json.dumps(item["metadata"], default=str))
+        task = f"reasoning_gym/{source.dataset}"
+        yield RawPrompt(item["question"], item["answer"], task, metadata | {"question": item["question"]})
+
+
+def _read_file(path: Path) -> list[dict[str, Any]]:
+    if not path.is_file():
+        raise DataError(f"prompts.source.path: no file {path}")
+    if path.suffix == ".parquet":
+        try:
+            return pl.read_parquet(path).to_dicts()
+        except (pl.exceptions.PolarsError, OSError) as error:
+            raise DataError(f"{path}: cannot be read as Parquet ({error})") from error
+    if path.suffix != ".jsonl":
+        raise DataError(f"prompts.source.path: {path} ends in {path.suffix!r}; .jsonl or .parquet is wanted")
+    rows = []
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 at byte {error.start}") from error
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise DataError(f"{path}, line {number}: not JSON ({error})") from error
+        if not isinstance(row, dict):
+            raise DataError(f"{path}, line {number}: a JSON object is wanted, this is {type(row).__name__}")
+        rows.append(row)
+    return rows
+
+
+def _read_huggingface(source: HuggingFaceSource) -> list[dict[str, Any]]:
+    try:
+        import datasets
+    except ModuleNotFoundError as error:
+        raise DataError("prompts.source: type huggingface needs `pip install 'grpo-flows[datasets]'`") from error
+    try:
+        if (Path(source.path) / "dataset_info.json").is_file() or (Path(source.path) / "dataset_dict.json").is_file():
+            found = datasets.load_from_disk(source.path)
+            split = found[source.split] if isinstance(found, datasets.DatasetDict) else found
+        else:
+            split = datasets.load_dataset(source.path, source.name, split=source.split, revision=source.revision)
+    except (FileNotFoundError, ConnectionError, ValueError, KeyError, datasets.exceptions.DatasetsError) as error:
+        raise DataError(f"prompts.source: cannot load the dataset {source.path!r}: {error}") from error
+    return [dict(row) for row in split]
+
+
+def _rows(rows: list[dict[str, Any]], source: FileSource | HuggingFaceSource, where: str) -> Iterator[RawPrompt]:
+    for number, row in enumerate(rows, 1):
+        if source.prompt_field not in row:
+            raise DataError(f"{where}, row {number}: no column {source.prompt_field!r}, only {sorted(row)}")
+        prompt = _checked_prompt(row[source.prompt_field], f"{where}, row {number}, column {source.prompt_field!r}")
+        answer = None
+        if source.answer_field is not None:
+            answer = row.get(source.answer_field)
+            if answer is None or str(answer).strip() == "":
+                raise DataError(
+                    f"{where}, row {number}: no answer in column {source.answer_field!r}; fill it in, or set "
+                    "prompts.source.answer_field to null if no reward needs answers"
+                )
+        used = {source.prompt_field, source.answer_field}
+        metadata = {name: value for name, value in row.items() if name not in used}
+        yield RawPrompt(prompt, None if answer is None else str(answer), source.task, metadata)
+
+
+def _checked_prompt(value: Any, where: str) -> str | list[dict[str, str]]:
+    match value:
+        case str() if value.strip():
+            return value
+        case [*messages] if messages and all(
+            isinstance(m, dict) and isinstance(m.get("role"), str) and isinstance(m.get("content"), str)
+            for m in messages
+        ):
+            return [{"role": m["role"], "content": m["content"]} for m in messages]
+    raise DataError(f"{where}: a text or a list of messages {{role, content}} is wanted, this is {value!r:.80}")

@@ -1,0 +1,1 @@
+"""Draws completions: prompts and a policy → rollouts."""

@@ -1,0 +1,45 @@
+"""What an engine is to the sample stage."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+from stages.contract.workspace import Progress, no_progress
+from stages.sample.config import SamplingConfig
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One completion as token ids."""
+
+    tokens: list[int]
+    """[T], the end token included where it was drawn."""
+    logprobs: list[float]
+    """[T] nats, of the distribution that was sampled from; at temperature 0, of the model's own."""
+    finish_reason: Literal["stop", "length"]
+
+
+class Engine(Protocol):
+    """Draws completions from one policy at a time."""
+
+    @property
+    def context_length(self) -> int:
+        """Tokens of prompt and completion at most."""
+
+    def load_policy(self, folder: Path, digest: str) -> None:
+        """Loads the policy in `folder`, whose digest is `digest`; does nothing if just that policy is loaded."""
+
+    def generate(
+        self,
+        prompts: Sequence[Sequence[int]],
+        seeds: Sequence[Sequence[int]],
+        sampling: SamplingConfig,
+        stop: frozenset[int],
+        progress: Progress = no_progress,
+    ) -> list[list[Completion]]:
+        """For each prompt as many completions as it has seeds.
+
+        A completion depends on the policy, its prompt and its seed; what else is in the call may change its
+        log-probabilities by rounding only.
+        """

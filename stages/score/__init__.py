@@ -1,0 +1,1 @@
+"""Judges completions: rollouts → rewards, and what frozen judges say token by token."""

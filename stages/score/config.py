@@ -1,0 +1,94 @@
+"""Configuration of scoring: a list of rewards, and the reference policy."""
+
+from collections import Counter
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from stages.contract.config import Config
+
+
+class RewardConfig(Config):
+    """What every reward has."""
+
+    weight: float = 1.0
+    """Factor in the weighted sum; 0 records the reward without using it."""
+    name: str | None = Field(default=None, pattern=r"^[a-z][a-z0-9_]*$")
+    """Name of its columns `reward_<name>` and `status_<name>`; null takes the type."""
+    tasks: tuple[str, ...] | None = None
+    """Tasks that it judges; null judges all. Rows of other tasks have status `null`."""
+
+
+class AnswerReward(RewardConfig):
+    """A reward that looks at the completion's answer."""
+
+    extract: Literal["text", "answer_tag", "boxed"] = "text"
+    r"""Where the answer is: the whole completion, the last `<answer>…</answer>`, or the last `\boxed{…}`."""
+
+
+class ReasoningGymReward(AnswerReward):
+    """The verifier of the reasoning-gym family that posed the problem."""
+
+    type: Literal["reasoning_gym"]
+    partial_credit: bool = False
+    """Whether scores between 0 and 1 count as they are; else all below 1 is 0."""
+
+
+class MathReward(AnswerReward):
+    """1 where the answer equals the right one: as text, as a number, or by math-verify."""
+
+    type: Literal["math"]
+    timeout: float = Field(default=5.0, gt=0)
+    """Seconds that math-verify may take for a row."""
+
+
+class FormatReward(RewardConfig):
+    """1 where the completion has its parts once and in order: think tags closed, then the answer in its tags."""
+
+    type: Literal["format"]
+    think: bool = True
+    """Whether `<think>…</think>` must come first."""
+    answer: bool = True
+    """Whether `<answer>…</answer>` must come last."""
+
+
+class LengthReward(RewardConfig):
+    """Falls from 1 at `target` tokens or fewer to 0 at `limit` tokens or more."""
+
+    type: Literal["length"]
+    target: int = Field(ge=0)
+    """Tokens up to which the reward is 1."""
+    limit: int = Field(gt=0)
+    """Tokens from which the reward is 0."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.limit <= self.target:
+            raise ValueError(f"limit {self.limit} must be greater than target {self.target}")
+        return self
+
+
+Reward = Annotated[ReasoningGymReward | MathReward | FormatReward | LengthReward, Field(discriminator="type")]
+
+
+def reward_name(config: RewardConfig) -> str:
+    """The name of a reward's columns."""
+    return config.name or str(getattr(config, "type"))  # noqa: B009 - every member of the union has a type
+
+
+class ScoreConfig(Config):
+    """The rewards of a completion."""
+
+    rewards: tuple[Reward, ...] = Field(min_length=1)
+    """Rewards, each with a column and a status of its own; their weighted sum is `reward`."""
+    reference: Literal["start"] | None = None
+    """`start` adds the starting policy's log-probabilities, which a KL term needs; null saves that pass."""
+    micro_batch_tokens: int = Field(default=16384, gt=0)
+    """Padded tokens of a forward pass of the reference policy; bounds memory."""
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> Self:
+        names = Counter(reward_name(reward) for reward in self.rewards)
+        if twice := [name for name, count in names.items() if count > 1]:
+            raise ValueError(f"two rewards are named {twice[0]!r}: give one of them a `name`")
+        return self

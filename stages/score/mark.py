@@ -1,0 +1,48 @@
+"""What a reward is given and what it gives."""
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Status = Literal["ok", "null", "timeout", "error"]
+
+
+@dataclass(frozen=True)
+class Item:
+    """A completion to be judged."""
+
+    completion: str
+    tokens: int
+    """Length of the completion in tokens."""
+    task: str
+    answer: str | None
+    metadata: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A reward's word on one item: a value where the status is `ok`, a message where it failed."""
+
+    value: float | None
+    status: Status
+    message: str | None = None
+
+
+def ok(value: float) -> Mark:
+    """A value; one that is not finite is an error of that row."""
+    return Mark(float(value), "ok") if math.isfinite(value) else error(f"the reward is {value}")
+
+
+def null() -> Mark:
+    """The reward does not apply."""
+    return Mark(None, "null")
+
+
+def timeout(seconds: float) -> Mark:
+    """The verifier ran out of time: neither right nor wrong."""
+    return Mark(None, "timeout", f"no verdict in {seconds:g} s")
+
+
+def error(message: str) -> Mark:
+    """The verifier failed."""
+    return Mark(None, "error", message)

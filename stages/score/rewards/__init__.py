@@ -1,0 +1,32 @@
+"""The rewards, one file each. `judge` gives one reward's marks for all rows."""
+
+from collections.abc import Sequence
+from typing import assert_never
+
+from stages.score.config import FormatReward, LengthReward, MathReward, ReasoningGymReward, Reward
+from stages.score.mark import Item, Mark, null
+from stages.score.rewards import format as format_reward
+from stages.score.rewards import length, math, reasoning_gym
+
+
+def judge(reward: Reward, items: Sequence[Item]) -> list[Mark]:
+    """A mark for each item, in order; items of tasks that the reward does not judge get status `null`."""
+    mine = [i for i, item in enumerate(items) if reward.tasks is None or item.task in reward.tasks]
+    marks = [null() for _ in items]
+    for i, mark in zip(mine, _judge(reward, [items[i] for i in mine]), strict=True):
+        marks[i] = mark
+    return marks
+
+
+def _judge(reward: Reward, items: Sequence[Item]) -> list[Mark]:
+    match reward:
+        case ReasoningGymReward():
+            return reasoning_gym.judge(reward, items)
+        case MathReward():
+            return math.judge(reward, items)
+        case FormatReward():
+            return format_reward.judge(reward, items)
+        case LengthReward():
+            return length.judge(reward, items)
+        case _:
+            assert_never(reward)

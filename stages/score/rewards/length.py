@@ -1,0 +1,12 @@
+"""Reward for brevity."""
+
+from collections.abc import Sequence
+
+from stages.score.config import LengthReward
+from stages.score.mark import Item, Mark, ok
+
+
+def judge(reward: LengthReward, items: Sequence[Item]) -> list[Mark]:
+    """1 up to `target` tokens, then linearly down to 0 at `limit`."""
+    span = reward.limit - reward.target
+    return [ok(min(1.0, max(0.0, (reward.limit - item.tokens) / span))) for item in items]

@@ -1,0 +1,72 @@
+"""The verifiers of reasoning-gym, those that are safe to run in this process."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from stages.contract.errors import ConfigError
+from stages.score.answer import extract
+from stages.score.config import ReasoningGymReward
+from stages.score.mark import Item, Mark, error, ok
+
+RUN_THE_ANSWER = (
+    "binary_matrix",
+    "spiral_matrix",
+    "string_insertion",
+    "n_queens",
+    "countdown",
+    "puzzle24",
+    "simple_integration",
+    "intermediate_integration",
+    "polynomial_multiplication",
+)
+REFUSED = dict.fromkeys(RUN_THE_ANSWER, "its verifier runs the completion as Python code")
+REFUSED |= {
+    "rubiks_cube": "its verifier can run for ever",
+    "game_of_life_halting": "its verifier rewards any text",
+    "complex_arithmetic": "its verifier rewards 'nan'",
+    "codeio": "its verifier does not give the same answer in every process",
+}
+
+
+def judge(reward: ReasoningGymReward, items: Sequence[Item]) -> list[Mark]:
+    """The score of the family named in the item's metadata, in [0, 1].
+
+    Raises:
+        ConfigError: an item that reasoning-gym did not pose, or whose family's verifier is not to be trusted.
+    """
+    verifiers = {name: _verifier(name) for name in {str(item.metadata.get("source_dataset")) for item in items}}
+    return [_mark(verifiers[item.metadata["source_dataset"]], item, reward) for item in items]
+
+
+def check_family(name: str) -> None:
+    """Raises a `ConfigError` for a family that is unknown or whose verifier is refused."""
+    import reasoning_gym.factory
+
+    if name in REFUSED:
+        raise ConfigError(
+            f"reasoning-gym family {name!r} is refused as a reward: {REFUSED[name]}; choose another family"
+        )
+    if name not in reasoning_gym.factory.DATASETS:
+        raise ConfigError(
+            f"the reward reasoning_gym judges only prompts of reasoning-gym, not of {name!r}: set its `tasks`"
+        )
+
+
+def _verifier(name: str) -> Any:
+    import reasoning_gym
+
+    check_family(name)
+    return reasoning_gym.get_score_answer_fn(name)
+
+
+def _mark(verifier: Any, item: Item, reward: ReasoningGymReward) -> Mark:
+    answer = extract(item.completion, reward.extract)
+    if answer is None:
+        return ok(0.0)
+    entry = {"question": item.metadata["question"], "answer": item.answer, "metadata": item.metadata}
+    try:
+        score = float(verifier(answer=answer, entry=entry))
+    except Exception as failure:  # of a hundred verifiers: whatever one raises is that row's error
+        return error(f"reasoning-gym: {type(failure).__name__}: {failure}")
+    return ok(score if reward.partial_credit or not math.isfinite(score) else float(score >= 1.0))

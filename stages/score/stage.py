@@ -1,0 +1,75 @@
+"""The stage `score`: rollouts → scores.parquet."""
+
+import json
+from collections import Counter
+from typing import Any
+
+import polars as pl
+
+from stages.contract import tables
+from stages.contract.columns import ROLLOUTS, SCORES
+from stages.contract.metrics import mean
+from stages.contract.workspace import Job, open_stage
+from stages.score.answer import extract
+from stages.score.combine import failures, weighted
+from stages.score.config import AnswerReward, ScoreConfig, reward_name
+from stages.score.mark import Item
+from stages.score.rewards import judge
+
+
+def run(job: Job, config: ScoreConfig, device: str) -> None:
+    """Judges the rollouts of iteration k."""
+    with open_stage(job, "score", "score", config.model_dump(mode="json")) as desk:
+        rollouts = desk.read(job.paths.stage(job.iteration, "sample") / "rollouts.parquet", ROLLOUTS)
+        with desk.timed("rewards"):
+            scores = score_rows(rollouts, config)
+        if config.reference is not None:
+            from stages.score.reference import reference_logprobs
+
+            policy = job.paths.policy(0)
+            desk.notes["reference_digest"] = desk.take_folder(policy)
+            desk.device = device
+            with desk.timed("reference"):
+                logprobs = reference_logprobs(rollouts, policy, config.micro_batch_tokens, device, job.progress)
+            scores = scores.with_columns(pl.Series("reference_logprobs", logprobs, dtype=pl.List(pl.Float32)))
+        desk.write("scores.parquet", scores, SCORES)
+        desk.metrics |= score_metrics(scores, config)
+
+
+def score_rows(rollouts: pl.DataFrame, config: ScoreConfig) -> pl.DataFrame:
+    """The table `scores` of a table of rollouts, without log-probabilities."""
+    items = [
+        Item(row["completion"], row["length"], row["task"], row["answer"], json.loads(row["metadata"]))
+        for row in rollouts.select(
+            "completion", pl.col("completion_tokens").list.len().alias("length"), "task", "answer", "metadata"
+        ).iter_rows(named=True)
+    ]
+    marks = {reward_name(reward): judge(reward, items) for reward in config.rewards}
+    columns: dict[str, Any] = {
+        "prompt_id": rollouts["prompt_id"],
+        "sample": rollouts["sample"],
+        "reward": weighted(marks, {reward_name(reward): reward.weight for reward in config.rewards}),
+        "error": failures(marks),
+        "extracted": _extracted(items, config),
+        "reference_logprobs": [None] * rollouts.height,
+    }
+    for name, column in marks.items():
+        columns |= {f"reward_{name}": [m.value for m in column], f"status_{name}": [m.status for m in column]}
+    return tables.frame(SCORES, columns)
+
+
+def _extracted(items: list[Item], config: ScoreConfig) -> list[str | None]:
+    where = next((reward.extract for reward in config.rewards if isinstance(reward, AnswerReward)), None)
+    return [None if where is None else extract(item.completion, where) for item in items]
+
+
+def score_metrics(scores: pl.DataFrame, config: ScoreConfig) -> dict[str, float | None]:
+    """Means of the rewards over the rows that have them, and how many rows failed."""
+    out = {"reward_mean": mean(scores["reward"]), "rows": float(scores.height)}
+    out["failed"] = float(scores["reward"].null_count())
+    for name in map(reward_name, config.rewards):
+        out[f"{name}_mean"] = mean(scores[f"reward_{name}"])
+        for status, count in Counter(scores[f"status_{name}"]).items():
+            if status != "ok":
+                out[f"{name}_{status}"] = float(count)
+    return out

@@ -1,0 +1,1 @@
+"""Trains: rollouts, scores, advantages and policy k-1 → policy k."""
