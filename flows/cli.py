@@ -20,7 +20,7 @@ Artifacts = Annotated[Path, typer.Option(help="Folder of all runs.")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="Sets a configuration field, e.g. update.epochs=2.")]
 Json = Annotated[bool, typer.Option("--json", help="Writes JSON.")]
 Run = Annotated[str, typer.Argument(help="Name of the run.")]
-COLOURS = {"current": "green", "stale": "yellow", "missing": "dim"}
+COLOURS = {"stale": "yellow", "missing": "dim"}
 
 
 @app.command()
@@ -89,41 +89,37 @@ def stage(
     entries = read(paths, config)
     done = entries[iteration]["stages"][name]
     console.print(f"{name} of iteration {iteration}: {done['status']}, {done['rows']} rows, {done['seconds']} s")
-    stale = [
-        f"{stage} of iteration {entry['iteration']}: {state['reason']}"
-        for entry in entries
-        for stage, state in entry["stages"].items()
-        if state["status"] == "stale"
-    ]
-    if stale:
-        console.print(f"stale now ({len(stale)}):\n  " + "\n  ".join(stale[:8]) + ("\n  …" if len(stale) > 8 else ""))
-        console.print("`grpo train` makes what is stale again.")
-    else:
-        console.print("nothing is stale.")
+    if not _list_stale(entries):
+        console.print("nothing is stale")
 
 
 @app.command()
 def status(run: Run, as_json: Json = False, artifacts: Artifacts = ARTIFACTS) -> None:
     """Shows which stages of a run are current, stale or missing, and its figures."""
     from flows.reading import status as read
+    from flows.resume import ITERATION, START
     from flows.runs import open_run
 
     paths, config = open_run(artifacts, run)
     entries = read(paths, config)
     if as_json:
         return _json({"run": run, "iterations": entries})
-    names = list(dict.fromkeys(name for entry in entries for name in entry["stages"]))
-    table = Table(title=f"{run}: {paths.root}", caption="seconds · rows; a stale stage says why", show_lines=False)
-    table.add_column("iteration", justify="right")
-    for name in names:
-        table.add_column(name)
+    table = Table(
+        title=f"{run}, {paths.root}", caption="a stage that is current shows seconds and rows", box=None, pad_edge=False
+    )
+    table.add_column("k", justify="right")
+    for name in (*ITERATION, "evaluate"):
+        table.add_column(name, no_wrap=True)
     for column in ("reward", "held-out", "KL"):
-        table.add_column(column, justify="right")
+        table.add_column(column, justify="right", no_wrap=True)
     for entry in entries:
-        metrics = entry["metrics"]
-        figures = [_figure(metrics[name]) for name in ("reward_mean", "heldout_success", "kl")]
-        table.add_row(str(entry["iteration"]), *(_cell(entry["stages"].get(name)) for name in names), *figures)
+        cells = [_cell(entry["stages"].get(name)) for name in (*ITERATION, "evaluate")]
+        figures = [_figure(entry["metrics"][name]) for name in ("reward_mean", "heldout_success", "kl")]
+        table.add_row(str(entry["iteration"]), *cells, *figures)
+    for name in START:
+        console.print(f"{name}: {_cell(entries[0]['stages'][name])}")
     console.print(table)
+    _list_stale(entries)
     return None
 
 
@@ -240,14 +236,25 @@ def _farewell(run: str, artifacts: Path, last: int) -> None:
 def _cell(state: dict[str, Any] | None) -> str:
     if state is None:
         return ""
-    colour = COLOURS[state["status"]]
-    figures = (
-        " · ".join(str(part) for part in (f"{state['seconds']:.1f}s", state["rows"]) if part is not None)
-        if state["seconds"] is not None
-        else ""
-    )
-    because = f"\n{state['reason']}" if state["status"] == "stale" else ""
-    return f"[{colour}]{state['status']}[/{colour}] {figures}{escape(because)}"
+    if state["status"] != "current":
+        return f"[{COLOURS[state['status']]}]{state['status']}[/]"
+    rows = "" if state["rows"] is None else f" {state['rows']}"
+    return f"[green]{state['seconds']:.1f}s[/]{rows}"
+
+
+def _list_stale(entries: list[dict[str, Any]]) -> int:
+    stale = [
+        f"{stage} of iteration {entry['iteration']}: {state['reason']}"
+        for entry in entries
+        for stage, state in entry["stages"].items()
+        if state["status"] == "stale"
+    ]
+    if stale:
+        more = [f"… and {len(stale) - 8} more"] if len(stale) > 8 else []
+        console.print(
+            "\n  ".join(["stale; `grpo train` makes it again:", *map(escape, stale[:8]), *more]), highlight=False
+        )
+    return len(stale)
 
 
 def _marks(row: dict[str, Any]) -> str:
@@ -263,7 +270,7 @@ def _marks(row: dict[str, Any]) -> str:
 
 
 def _figure(value: float | None) -> str:
-    return "–" if value is None else f"{value:.4g}"
+    return "–" if value is None else f"{value:.4f}"
 
 
 def _json(data: Any) -> None:

@@ -45,7 +45,7 @@ def _stage(state: StageState) -> dict[str, Any]:
         "status": state.status,
         "reason": state.reason,
         "seconds": round(manifest.seconds, 3) if manifest else None,
-        "rows": rows[0] if rows else None,
+        "rows": max(rows, default=None),
         "dropped": manifest.dropped if manifest else {},
     }
 
@@ -111,7 +111,8 @@ def sql(paths: RunPaths, query: str) -> pl.DataFrame:
         return pl.SQLContext(frames).execute(query, eager=True)
     except pl.exceptions.PolarsError as error:
         there = ", ".join(frames) or "none yet"
-        raise ConfigError(f"the query cannot be run: {error}; tables of this run: {there}") from error
+        problem = str(error).split("\n", 1)[0]
+        raise ConfigError(f"the query cannot be run: {problem}; tables of this run: {there}") from error
 
 
 def _ranges(numbers: list[int]) -> str:
