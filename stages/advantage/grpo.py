@@ -16,7 +16,8 @@ def advantages(rewards_N: Floats, groups: Groups, config: Grpo) -> Floats:
         groups: statistics of each row's group.
         config: scale, ddof (already in `groups`) and eps.
     """
-    centred_N = rewards_N - groups.mean_N
-    scaled_N = centred_N if config.scale == "none" else centred_N / (groups.std_N + config.eps)
     nothing_N = np.isnan(rewards_N) | groups.constant_N | (groups.count_N < 2)
-    return np.where(nothing_N, 0.0, scaled_N)
+    centred_N = np.where(nothing_N, 0.0, rewards_N - groups.mean_N)
+    if config.scale == "none":
+        return centred_N
+    return centred_N / np.where(nothing_N, 1.0, groups.std_N + config.eps)

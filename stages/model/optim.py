@@ -12,7 +12,7 @@ from stages.model.config import OptimizerConfig, ScheduleConfig
 
 def schedule_factor(step: int, config: ScheduleConfig) -> float:
     """The part of the full learning rate that optimizer step `step` (1, 2, …) takes."""
-    if step <= config.warmup_steps:
+    if step < config.warmup_steps:
         return step / config.warmup_steps
     if config.type == "constant":
         return 1.0

@@ -1,0 +1,83 @@
+"""The transformers engine on a real model."""
+
+import pytest
+import torch
+
+from stages.model.load import load_model
+from stages.model.logprobs import collate, token_logprobs
+from stages.sample.config import SamplingConfig
+from stages.sample.transformers_engine import TransformersSampler
+
+PROMPTS = [[5, 6, 7], [8], [9, 10, 11, 12, 13, 14], [8, 9, 10], [20, 21]]
+SEEDS = [[100 * p + i for i in range(4)] for p in range(len(PROMPTS))]
+STOP = frozenset({1, 30, 31, 32})
+
+
+@pytest.fixture(scope="module")
+def engine(tiny_policy):
+    sampler = TransformersSampler(batch_size=64, device="cpu")
+    sampler.load_policy(tiny_policy, "digest")
+    return sampler
+
+
+def test_log_probabilities_are_those_of_the_trainer(engine, tiny_policy):
+    sampling = SamplingConfig(max_tokens=20, temperature=0.8)
+    drawn = engine.generate(PROMPTS, SEEDS, sampling, STOP)
+    rows = [(prompt, c) for prompt, group in zip(PROMPTS, drawn, strict=True) for c in group]
+    model = load_model(tiny_policy, "cpu")
+    batch = collate([p for p, _ in rows], [c.tokens for _, c in rows], [0.8] * len(rows), "cpu")
+    with torch.no_grad():
+        trainer, _ = token_logprobs(model, batch)
+    sampler = torch.tensor([value for _, c in rows for value in c.logprobs])
+    assert (trainer - sampler).abs().max() < 1e-4
+
+
+def test_a_completion_does_not_depend_on_what_else_is_drawn(engine, tiny_policy):
+    sampling = SamplingConfig(max_tokens=20)
+    together = engine.generate(PROMPTS, SEEDS, sampling, STOP)
+    small = TransformersSampler(batch_size=4, device="cpu")
+    small.load_policy(tiny_policy, "digest")
+    for i in (4, 2, 0, 3, 1):
+        [alone] = small.generate([PROMPTS[i]], [SEEDS[i]], sampling, STOP)
+        assert [c.tokens for c in alone] == [c.tokens for c in together[i]]
+        for one, other in zip(alone, together[i], strict=True):
+            assert one.logprobs == pytest.approx(other.logprobs, abs=1e-5)
+
+
+def test_completions_of_a_group_differ_and_the_same_seed_gives_the_same(engine):
+    sampling = SamplingConfig(max_tokens=20)
+    [group] = engine.generate([PROMPTS[0]], [[1, 2, 3, 1]], sampling, STOP)
+    assert group[0].tokens == group[3].tokens
+    assert len({tuple(c.tokens) for c in group}) == 3
+
+
+def test_a_completion_ends_with_its_stop_token_or_at_the_limit(engine):
+    drawn = engine.generate(PROMPTS, SEEDS, SamplingConfig(max_tokens=20), STOP)
+    seen = set()
+    for completion in (c for group in drawn for c in group):
+        assert len(completion.tokens) == len(completion.logprobs)
+        assert not STOP & set(completion.tokens[:-1])
+        stopped = completion.tokens[-1] in STOP
+        assert completion.finish_reason == ("stop" if stopped else "length")
+        assert stopped or len(completion.tokens) == 20
+        seen.add(completion.finish_reason)
+    assert seen == {"stop", "length"}
+
+
+def test_greedy_decoding_is_that_of_generate(engine, tiny_policy):
+    model = load_model(tiny_policy, "cpu")
+    drawn = engine.generate(PROMPTS, [[0]] * len(PROMPTS), SamplingConfig(temperature=0, max_tokens=12), frozenset({1}))
+    for prompt, [completion] in zip(PROMPTS, drawn, strict=True):
+        ids = model.generate(
+            torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt)), max_new_tokens=12, do_sample=False
+        )
+        assert completion.tokens == ids[0, len(prompt) :].tolist()
+
+
+def test_it_loads_again_only_for_another_digest(engine, tiny_policy):
+    model = engine.model
+    engine.load_policy(tiny_policy, "digest")
+    assert engine.model is model
+    engine.load_policy(tiny_policy, "another")
+    assert engine.model is not model
+    engine.load_policy(tiny_policy, "digest")
