@@ -166,8 +166,8 @@ def sql(
 ) -> None:
     """Asks the tables of all iterations by SQL.
 
-    They are rollouts, scores, advantages, steps, evaluation, heldout_rollouts and heldout_scores, each with a column
-    `iteration`.
+    They are rollouts, scores, advantages, steps, evaluation, heldout_rollouts, heldout_scores, and of iteration 0
+    prompts, heldout_prompts, demonstrations and supervised_steps. Each has a column `iteration`.
     """
     import polars as pl
 

@@ -1,8 +1,9 @@
 """The table of configuration fields, made from the docstrings."""
 
+import json
 from collections.abc import Iterator
 from types import NoneType
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -10,19 +11,30 @@ from pydantic.fields import FieldInfo
 from flows.config import RunConfig
 
 
-def rows(model: type[BaseModel] = RunConfig, prefix: str = "") -> Iterator[tuple[str, str, str]]:
-    """(name, default, meaning) of each field, depth first; the members of a union follow under their `type`."""
+def rows(
+    model: type[BaseModel] = RunConfig, prefix: str = "", told: dict[type[BaseModel], str] | None = None
+) -> Iterator[tuple[str, str, str]]:
+    """(name, default, meaning) of each field, depth first; what a `type` chooses among follows it, kind by kind.
+
+    Fields that stand in the table already (of a second optimizer, of the next reward) are referred to, not repeated.
+    """
+    told = {} if told is None else told
     for name, field in model.model_fields.items():
-        if name == "type":
+        if _kind(model) is not None and name == "type":
             continue
-        yield f"{prefix}{name}", _default(field), " ".join((field.description or "").split())
-        children = [child for child in _models(field.annotation) if issubclass(child, BaseModel)]
-        for child in children:
-            kind = child.model_fields.get("type")
-            if kind is not None:
-                [value] = get_args(kind.annotation)
-                yield f"{prefix}{name}: {value}", "", " ".join((child.__doc__ or "").split())
-            yield from rows(child, f"{prefix}{name}.")
+        children = _models(field.annotation)
+        place = f"{prefix}{name}.N" if get_origin(field.annotation) is tuple else f"{prefix}{name}"
+        known = next((told[child] for child in children if child in told), None)
+        meaning = _one_line(field.description) + (f" Fields as in `{known}`." if known else "")
+        yield f"{prefix}{name}", _default(field), meaning
+        here: set[tuple[str, str, str]] = set()
+        for child in children if known is None else ():
+            told[child] = place
+            if (kind := _kind(child)) is not None:
+                yield f"{place}.type: {kind}", "", _one_line(child.__doc__)
+            below = list(rows(child, f"{place}.", told))
+            yield from (row for row in below if row not in here)
+            here |= set(below)
 
 
 def markdown() -> str:
@@ -34,18 +46,27 @@ def markdown() -> str:
     return "\n".join(lines)
 
 
+def _kind(model: type[BaseModel]) -> str | None:
+    """The one value of the field `type`, by which a union chooses; None for a model that has no such field."""
+    field = model.model_fields.get("type")
+    values = get_args(field.annotation) if field else ()
+    return str(values[0]) if len(values) == 1 else None
+
+
 def _default(field: FieldInfo) -> str:
     if field.is_required():
         return "required"
     value = field.get_default(call_default_factory=True)
     if isinstance(value, BaseModel):
         return ""
-    if isinstance(value, tuple):
-        value = list(value)
-    return "null" if value is None else str(value)
+    return json.dumps(list(value) if isinstance(value, tuple) else value)
 
 
-def _models(annotation: Any) -> list[type[Any]]:
+def _models(annotation: Any) -> list[type[BaseModel]]:
     if isinstance(annotation, type) and not get_args(annotation):
         return [annotation] if issubclass(annotation, BaseModel) else []
     return [model for part in get_args(annotation) if part is not NoneType for model in _models(part)]
+
+
+def _one_line(text: str | None) -> str:
+    return " ".join((text or "").split())

@@ -9,7 +9,7 @@ from flows.resume import StageState, examine
 from flows.runs import History
 from flows.summary import iteration_metrics
 from stages.contract import tables
-from stages.contract.columns import ADVANTAGES, EVALUATION, KEY, ROLLOUTS, SCORES, STEPS
+from stages.contract.columns import ADVANTAGES, KEY, ROLLOUTS, SCORES
 from stages.contract.errors import ArtifactError, ConfigError
 from stages.contract.paths import RunPaths
 
@@ -21,9 +21,12 @@ TABLES = {
     "evaluation": "evaluate/evaluation.parquet",
     "heldout_rollouts": "evaluate/rollouts.parquet",
     "heldout_scores": "evaluate/scores.parquet",
+    "prompts": "prompts/train.parquet",
+    "heldout_prompts": "prompts/heldout.parquet",
+    "demonstrations": "update/demonstrations.parquet",
+    "supervised_steps": "update/supervised_steps.parquet",
 }
 """The tables that SQL can name; each has the column `iteration` before its own."""
-assert {ROLLOUTS.name, SCORES.name, ADVANTAGES.name, STEPS.name, EVALUATION.name} <= TABLES.keys()
 
 
 def status(paths: RunPaths, config: RunConfig, iterations: int | None = None) -> list[dict[str, Any]]:

@@ -26,8 +26,8 @@ def run_lock(path: Path, say: Callable[[str], None]) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise RunInUseError(f"{path.parent}: in use by {_owner(path.read_text(encoding='utf-8'))}") from None
-        if left := path.read_text(encoding="utf-8"):
+            raise RunInUseError(f"{path.parent}: in use by {_owner(_note(path))}") from None
+        if left := _note(path):
             say(f"took over the lock of {_owner(left)}, which is gone")
         owner = {"pid": os.getpid(), "host": socket.gethostname(), "start": datetime.now(UTC).isoformat("T", "seconds")}
         file.truncate(0)
@@ -39,9 +39,13 @@ def run_lock(path: Path, say: Callable[[str], None]) -> Iterator[None]:
             file.truncate(0)
 
 
+def _note(path: Path) -> str:
+    return path.read_text(encoding="utf-8", errors="replace")
+
+
 def _owner(text: str) -> str:
     try:
         owner = json.loads(text)
         return f"process {owner['pid']} on {owner['host']}, started {owner['start']}"
-    except (ValueError, KeyError):
+    except (ValueError, KeyError, TypeError):
         return "a process that has not written its name yet"

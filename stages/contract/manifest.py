@@ -66,11 +66,11 @@ def read_manifest(folder: Path) -> Manifest | None:
     """
     path = folder / MANIFEST
     try:
-        text = path.read_text(encoding="utf-8")
+        content = path.read_bytes()
     except FileNotFoundError:
         return None
     try:
-        data = json.loads(text)
+        data = json.loads(content.decode("utf-8"))
         if data["version"] > VERSION:
             raise ArtifactError(
                 f"{path}: has version {data['version']}, this code reads up to {VERSION}: update grpo-flows"

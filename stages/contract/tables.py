@@ -6,6 +6,7 @@ from typing import Any
 
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from stages.contract.columns import KEY, SCHEMA_VERSION, Table
@@ -30,10 +31,13 @@ def write(path: Path, frame: pl.DataFrame, table: Table) -> None:
     schema = table.schema(frame.columns)
     if frame.n_unique(table.key) != frame.height:
         raise ValueError(f"table {table.name!r}: the key {table.key} repeats")
-    arrow = frame.select(schema.names).to_arrow().cast(schema).replace_schema_metadata(schema.metadata)
+    arrow = frame.select(schema.names).to_arrow()
     for field in schema:
-        if not field.nullable and arrow[field.name].null_count:
+        column = arrow[field.name]
+        inside = pc.list_flatten(column).null_count if pa.types.is_large_list(column.type) else 0
+        if inside or (column.null_count and not field.nullable):
             raise ValueError(f"table {table.name!r}: column {field.name!r} holds a null")
+    arrow = arrow.cast(schema).replace_schema_metadata(schema.metadata)
     floats = [f"{field.name}.list.element" for field in schema if field.type == pa.list_(pa.float32())]
     dictionary = [field.name for field in schema if field.type in (pa.string(), pa.int32(), pa.bool_())]
     pq.write_table(
@@ -55,10 +59,10 @@ def read(path: Path, table: Table) -> pl.DataFrame:
     """
     try:
         arrow = pq.read_table(path)
-    except (OSError, pa.ArrowInvalid) as error:
+    except (OSError, pa.ArrowException) as error:
         raise ArtifactError(f"{path}: cannot be read as Parquet ({error})") from error
     metadata = arrow.schema.metadata or {}
-    name, version = (metadata.get(key, b"?").decode() for key in (b"table", b"schema_version"))
+    name, version = (metadata.get(key, b"?").decode(errors="replace") for key in (b"table", b"schema_version"))
     if name != table.name:
         raise ArtifactError(f"{path}: holds the table {name!r}, {table.name!r} is wanted")
     if version != str(SCHEMA_VERSION):
@@ -69,7 +73,7 @@ def read(path: Path, table: Table) -> pl.DataFrame:
         raise ArtifactError(f"{path}: {error}") from error
     if not arrow.schema.equals(schema):
         raise ArtifactError(f"{path}: columns are\n{arrow.schema}\nwanted\n{schema}")
-    frame = pl.from_arrow(arrow)
+    frame = pl.from_arrow(arrow.cast(schema))
     assert isinstance(frame, pl.DataFrame)
     return frame
 

@@ -82,11 +82,18 @@ class Workspace:
         return path
 
     def take_folder(self, folder: Path) -> str:
-        """Notes each file of a folder (a policy, say) as an input; returns the folder's digest."""
-        files = sorted(path for path in folder.rglob("*") if path.is_file())
+        """Notes each file of a folder (a policy, say) as an input; returns the folder's digest.
+
+        A file that the manifest of the folder's maker names belongs to it, also where it is gone.
+        """
+        made_by = self.paths.stage_of(folder)
+        manifest = read_manifest(made_by) if made_by is not None else None
+        files = {path for path in folder.rglob("*") if path.is_file()}
+        if made_by is not None and manifest is not None:
+            files |= {path for name in manifest.outputs if (path := made_by / name).is_relative_to(folder)}
         if not files:
             raise ArtifactError(f"{folder}: missing or empty{self._remedy(folder)}")
-        for path in files:
+        for path in sorted(files):
             self.take(path)
         return names_digest(
             {path.relative_to(folder).as_posix(): self._inputs[self.paths.relative(path)].digest for path in files}

@@ -29,4 +29,6 @@ class EvaluateConfig(Config):
     def _enough_samples(self) -> Self:
         if wrong := [k for k in self.k if not 1 <= k <= self.samples]:
             raise ValueError(f"pass@{wrong[0]} needs k from 1 to samples = {self.samples}")
+        if len(set(self.k)) < len(self.k):
+            raise ValueError(f"k names a number twice: {list(self.k)}")
         return self

@@ -83,10 +83,10 @@ class PromptsConfig(Config):
     @classmethod
     def _plain_names(cls, value: str) -> str:
         try:
-            names = [name for _, name, _, _ in string.Formatter().parse(value) if name is not None]
+            fields = [(name, form) for _, name, form, _ in string.Formatter().parse(value) if name is not None]
         except ValueError as error:
             raise ValueError(f"{error}: write {{{{ and }}}} for braces") from error
-        if odd := [name for name in names if not name.isidentifier()]:
+        if odd := [name for name, form in fields if not name.isidentifier() or "{" in (form or "")]:
             raise ValueError(f"{odd[0]!r} in braces is not a plain column name")
         return value
 

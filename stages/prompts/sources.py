@@ -68,7 +68,7 @@ def _read_file(path: Path) -> list[dict[str, Any]]:
         raise DataError(f"prompts.source.path: {path} ends in {path.suffix!r}; .jsonl or .parquet is wanted")
     rows = []
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")  # splitlines would cut at U+2028 inside a JSON text too
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not UTF-8 at byte {error.start}") from error
     for number, line in enumerate(lines, 1):
@@ -76,7 +76,8 @@ def _read_file(path: Path) -> list[dict[str, Any]]:
             continue
         try:
             row = json.loads(line)
-        except json.JSONDecodeError as error:
+            json.dumps(row, ensure_ascii=False).encode("utf-8")  # no table can hold half a surrogate pair
+        except (ValueError, RecursionError) as error:
             raise DataError(f"{path}, line {number}: not JSON ({error})") from error
         if not isinstance(row, dict):
             raise DataError(f"{path}, line {number}: a JSON object is wanted, this is {type(row).__name__}")
@@ -97,6 +98,8 @@ def _read_huggingface(source: HuggingFaceSource) -> list[dict[str, Any]]:
             split = datasets.load_dataset(source.path, source.name, split=source.split, revision=source.revision)
     except (FileNotFoundError, ConnectionError, ValueError, KeyError, datasets.exceptions.DatasetsError) as error:
         raise DataError(f"prompts.source: cannot load the dataset {source.path!r}: {error}") from error
+    except StopIteration as error:  # what datasets raises for a data file without rows
+        raise DataError(f"prompts.source: the dataset {source.path!r} has no rows") from error
     return [dict(row) for row in split]
 
 

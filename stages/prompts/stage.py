@@ -61,6 +61,8 @@ def _messages(raw: RawPrompt, config: PromptsConfig) -> list[dict[str, str]]:
     except KeyError as error:
         names = sorted({*raw.metadata, "prompt"})
         raise DataError(f"prompts.template: no column {error} in the source, only {names}") from error
+    except (ValueError, TypeError) as error:
+        raise DataError(f"prompts.template: {config.template!r} does not fit {raw.prompt!r:.80}: {error}") from error
     return [*system, {"role": "user", "content": text}]
 
 
@@ -68,6 +70,7 @@ def _answer(raw: RawPrompt, pattern: str | None) -> str | None:
     if pattern is None or raw.answer is None:
         return raw.answer
     found = re.search(pattern, raw.answer)
-    if found is None:
+    cut = (found.group(1) or "").strip() if found else ""
+    if not cut:
         raise DataError(f"prompts.answer_pattern: {pattern!r} is not found in the answer {raw.answer!r:.80}")
-    return found.group(1).strip()
+    return cut

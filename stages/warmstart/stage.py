@@ -86,5 +86,5 @@ def _tune(
     with desk.timed("train"):
         steps = tune(model, pairs, tuning, derive(job.seed, "warmstart"), device, job.progress)
     columns = {field.name: [step[field.name] for step in steps] for field in SUPERVISED_STEPS.fields}
-    desk.write("steps.parquet", tables.frame(SUPERVISED_STEPS, columns), SUPERVISED_STEPS)
+    desk.write("supervised_steps.parquet", tables.frame(SUPERVISED_STEPS, columns), SUPERVISED_STEPS)
     desk.metrics |= {"loss": steps[-1]["loss"], "optimizer_steps": float(len(steps))}

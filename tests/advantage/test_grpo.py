@@ -83,10 +83,8 @@ def test_the_table_repeats_the_advantage_for_each_token_and_says_why_a_row_is_le
         }
     )
     table = advantage_rows(rows, Grpo(ddof=0, eps=0.0))
-    assert table["reason"].to_list() == [None, None, *["constant group"] * 2, "no reward", "group of one"] + [
-        "empty completion",
-        None,
-    ]
+    constant, failed, alone, empty = "constant group", "no reward", "group of one", "empty completion"
+    assert table["reason"].to_list() == [None, None, constant, constant, failed, alone, empty, None]
     assert table["train"].to_list() == [reason is None for reason in table["reason"]]
     assert table["advantages"].to_list() == [[1, 1], [-1, -1, -1], [0], [0], [0, 0], [0, 0], [], [-1]]
     assert table["group_mean"].to_list() == [0.5] * 4 + [1.0] * 2 + [0.5] * 2

@@ -87,5 +87,5 @@ def test_a_state_of_another_model_is_refused(tmp_path):
 
 def test_a_file_that_is_not_safetensors_is_named(tmp_path):
     (tmp_path / "optimizer.safetensors").write_bytes(b"nonsense")
-    with pytest.raises(ArtifactError, match="optimizer.safetensors"):
+    with pytest.raises(ArtifactError, match=r"optimizer\.safetensors"):
         read_tensors(tmp_path / "optimizer.safetensors")

@@ -159,5 +159,5 @@ def test_tables_that_do_not_fit_are_refused():
     with pytest.raises(ArtifactError, match="reference_logprobs: not one value for each"):
         training_rows(rollouts, short, advantages, with_reference=True)
     without = scores.with_columns(reference_logprobs=pl.lit(None, dtype=pl.List(pl.Float32)))
-    with pytest.raises(ConfigError, match="score.reference"):
+    with pytest.raises(ConfigError, match=r"score\.reference"):
         training_rows(rollouts, without, advantages, with_reference=True)

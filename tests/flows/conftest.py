@@ -1,0 +1,37 @@
+"""The command `grpo`, run as users run it, and a small run made once."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+GRPO = Path(sys.executable).with_name("grpo")
+SMALL = ROOT / "tests" / "data" / "small.yaml"
+Grpo = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def environment() -> dict[str, str]:
+    """The environment without what would lead to another server or another artifacts folder."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT", "GRPO"))}
+    return kept | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "COLUMNS": "80"}
+
+
+def run_grpo(folder: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """Runs `grpo` in a folder."""
+    command = [str(GRPO), *map(str, arguments)]
+    return subprocess.run(
+        command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=600, check=False
+    )
+
+
+@pytest.fixture(scope="session")
+def small_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which the small run was trained to its end, unbroken. Tests read it and never change it."""
+    folder = tmp_path_factory.mktemp("small")
+    done = run_grpo(folder, "train", SMALL)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder

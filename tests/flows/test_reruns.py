@@ -1,0 +1,80 @@
+"""A stage rerun alone: what it replaces, what it makes stale, and how training goes on."""
+
+import json
+import shutil
+
+import polars as pl
+import pytest
+
+from tests.flows.conftest import SMALL, run_grpo
+
+
+@pytest.fixture
+def folder(small_folder, tmp_path):
+    """A copy of the small run that a test may change."""
+    shutil.copytree(small_folder, tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+def states(folder):
+    read = json.loads(run_grpo(folder, "status", "small", "--json").stdout)
+    return {
+        (entry["iteration"], stage): (state["status"], state["reason"])
+        for entry in read["iterations"]
+        for stage, state in entry["stages"].items()
+    }
+
+
+def test_a_rerun_that_changes_nothing_makes_nothing_stale(folder):
+    before = (folder / "artifacts/small/iterations/0002/score/scores.parquet").read_bytes()
+    done = run_grpo(folder, "stage", "score", "small", "--iteration", "2")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "nothing is stale" in done.stdout
+    assert (folder / "artifacts/small/iterations/0002/score/scores.parquet").read_bytes() == before
+    assert (folder / "artifacts/small/superseded/0002/score.1/scores.parquet").read_bytes() == before
+    assert {status for status, _ in states(folder).values()} == {"current"}
+
+
+def test_a_rerun_with_another_weight_makes_stale_what_follows_and_training_makes_it_again(folder):
+    run = folder / "artifacts" / "small"
+    done = run_grpo(folder, "stage", "score", "small", "--iteration", "2", "--set", "score.rewards.1.weight=1.0")
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = pl.read_parquet(run / "iterations/0002/score/scores.parquet")
+    assert rows["reward"].to_list() == pytest.approx((rows["reward_reasoning_gym"] + rows["reward_length"]).to_list())
+
+    after = states(folder)
+    assert after[2, "score"] == ("current", "with score.rewards.1.weight=1.0")
+    assert after[2, "advantage"] == ("stale", "iterations/0002/score/scores.parquet has changed")
+    assert after[2, "update"][0] == after[3, "sample"][0] == after[3, "evaluate"][0] == "stale"
+    assert after[3, "sample"][1] == "update of iteration 2 is not current"
+    assert {status for (k, stage), (status, _) in after.items() if k < 2 or (k, stage) == (2, "sample")} == {"current"}
+    assert "advantage of iteration 2: iterations/0002/score/scores.parquet has changed" in done.stdout
+
+    again = run_grpo(folder, "train", SMALL)
+    assert again.returncode == 0, again.stdout + again.stderr
+    final = states(folder)
+    assert {status for status, _ in final.values()} == {"current"}
+    assert final[2, "score"][1] == "with score.rewards.1.weight=1.0"
+    assert (run / "superseded/0003/update.1/policy/model.safetensors").is_file()
+    assert (run / "superseded/0002/score.1").is_dir()
+    assert not (run / "superseded/0001").exists()
+
+
+def test_a_damaged_file_is_made_again_by_training(folder):
+    path = folder / "artifacts/small/iterations/0003/advantage/advantages.parquet"
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    assert states(folder)[3, "advantage"] == ("stale", "advantages.parquet is damaged or missing")
+    done = run_grpo(folder, "train", SMALL)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert path.read_bytes() == whole
+
+
+def test_a_run_can_go_on_for_more_iterations(folder):
+    done = run_grpo(folder, "train", SMALL, "--iterations", "4")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert states(folder)[4, "update"][0] == "current"
+    assert (folder / "artifacts/small/iterations/0003/update/manifest.json").stat().st_mtime < (
+        folder / "artifacts/small/iterations/0004/sample/manifest.json"
+    ).stat().st_mtime
+    assert not (folder / "artifacts/small/superseded").exists()
