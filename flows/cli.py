@@ -209,13 +209,13 @@ def main() -> None:
 
 def _complete(config: Any, artifacts: Path, last: int) -> bool:
     from flows.resume import examine
-    from flows.runs import History, create_run
+    from flows.runs import History, check_same
     from stages.contract.paths import RunPaths
 
-    if not RunPaths.named(artifacts, config.run).config.is_file():
-        return False
-    paths = create_run(artifacts, config)
-    return all(state.status == "current" for state in examine(History(paths), config, last))
+    paths = RunPaths.named(artifacts, config.run)
+    return check_same(paths, config) and all(
+        state.status == "current" for state in examine(History(paths), config, last)
+    )
 
 
 def _farewell(run: str, artifacts: Path, last: int) -> None:

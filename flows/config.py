@@ -1,16 +1,18 @@
 """The configuration of a run: composes the rooms' configurations. The only reader of YAML."""
 
 import difflib
+import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from stages.advantage.config import AdvantageConfig, Grpo
 from stages.contract.config import Config
 from stages.contract.errors import ConfigError
+from stages.contract.paths import checked_name
 from stages.evaluate.config import EvaluateConfig
 from stages.prompts.config import FileSource, PromptsConfig, ReasoningGymSource
 from stages.sample.config import SampleConfig
@@ -54,6 +56,11 @@ class RunConfig(Config):
     hardware: HardwareConfig = HardwareConfig()
     """The machine."""
 
+    @field_validator("run")
+    @classmethod
+    def _portable(cls, value: str) -> str:
+        return checked_name(value)
+
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         sampling, names = self.sample.sampling, [reward_name(reward) for reward in self.score.rewards]
@@ -86,6 +93,21 @@ class RunConfig(Config):
         return section
 
 
+class _Loader(yaml.SafeLoader):
+    """A safe loader that refuses a key given twice, of which YAML's own would silently take the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """See the class."""
+        seen = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key.value!r} comes twice", key.start_mark
+                )
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file.
 
@@ -93,10 +115,10 @@ def read_yaml(path: Path) -> dict[str, Any]:
         ConfigError: no such file, not YAML, or not a mapping.
     """
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        data = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(data, dict):
         raise ConfigError(f"{path}: a mapping is wanted, this is {type(data).__name__}")
@@ -108,11 +130,11 @@ def parse_overrides(settings: list[str]) -> dict[str, Any]:
     overrides = {}
     for setting in settings:
         name, equals, value = setting.partition("=")
-        if not equals or not name:
+        if not equals or "" in name.split("."):
             raise ConfigError(f"--set {setting}: NAME=VALUE is wanted, e.g. update.epochs=2")
         try:
             overrides[name] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, ValueError) as error:
             raise ConfigError(f"--set {setting}: the value is not YAML: {' '.join(str(error).split())}") from error
     return overrides
 
@@ -194,16 +216,16 @@ def differences(one: RunConfig, other: RunConfig) -> list[str]:
     left = dict(_leaves(one.model_dump(mode="json", exclude=ignored)))
     right = dict(_leaves(other.model_dump(mode="json", exclude=ignored)))
     names = sorted(name for name in left.keys() | right.keys() if left.get(name) != right.get(name))
-    return [f"{name}: {left.get(name)!r} there, {right.get(name)!r} here" for name in names]
+    return [f"{name}: {left.get(name, 'nothing')} there, {right.get(name, 'nothing')} here" for name in names]
 
 
-def _leaves(data: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    entries = data.items() if isinstance(data, dict) else enumerate(data) if isinstance(data, list) else None
-    if entries is None:
-        yield prefix.removesuffix("."), data
-    else:
-        for key, value in entries:
-            yield from _leaves(value, f"{prefix}{key}.")
+def _leaves(data: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Each value that has no parts, as JSON, with its dotted name."""
+    entries = data.items() if isinstance(data, dict) else enumerate(data) if isinstance(data, list) else ()
+    if not data or not entries:
+        yield prefix.removesuffix("."), json.dumps(data)
+    for key, value in entries:
+        yield from _leaves(value, f"{prefix}{key}.")
 
 
 def _copy(data: Any) -> Any:
@@ -222,26 +244,50 @@ def _child(at: Any, key: str, name: str) -> Any:
     raise ConfigError(f"{name}: {at!r} before {key!r} has no parts")
 
 
+def models_in(annotation: Any) -> list[type[BaseModel]]:
+    """The configurations that a field's type names, those of a union in its order."""
+    if isinstance(annotation, type) and not get_args(annotation):
+        return [annotation] if issubclass(annotation, BaseModel) else []
+    return [model for part in get_args(annotation) for model in models_in(part)]
+
+
+def kind_of(model: type[BaseModel]) -> str | None:
+    """The one value of the field `type`, by which a union chooses; None for a model that has no such field."""
+    field = model.model_fields.get("type")
+    values = get_args(field.annotation) if field else ()
+    return str(values[0]) if len(values) == 1 else None
+
+
 def _explain(error: ValidationError) -> Iterator[str]:
-    for problem in error.errors(include_url=False):
-        names = [str(part) for part in problem["loc"]]
-        place = ".".join(names) or "the whole"
+    problems = error.errors(include_url=False)
+    for problem in problems:
+        if problem["type"] == "too_short" and any(other["loc"][:-1] != problem["loc"][:-1] for other in problems):
+            continue  # an entry of the list was refused, and is named itself
+        place, models = _place(problem["loc"])
         message = problem["msg"].removeprefix("Value error, ")
         if problem["type"] == "extra_forbidden":
-            known = [name for model in _models(RunConfig) for name in model.model_fields]
-            near = difflib.get_close_matches(names[-1], known, n=1)
-            yield f"{place}: unknown key" + (f"; did you mean {near[0]!r}?" if near else "; remove it")
+            known = [name for model in models for name in model.model_fields]
+            near = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1)
+            yield f"{place}: unknown key" + (f"; did you mean {near[0]!r}?" if near else f"; known are {known}")
         elif problem["type"] == "missing":
             yield f"{place}: missing; it has no default"
-        elif place == "the whole":
+        elif not place:
             yield message
         else:
             yield f"{place}: {message} (seen: {problem['input']!r:.80})"
 
 
-def _models(model: type[Config]) -> Iterator[type[Config]]:
-    yield model
-    for child in model.__subclasses__():
-        yield from _models(child)
-    if model is RunConfig:
-        yield from (child for child in Config.__subclasses__() if child is not RunConfig)
+def _place(loc: tuple[int | str, ...]) -> tuple[str, list[type[BaseModel]]]:
+    """The dotted name of a field as `--set` takes it, and the configurations that it would be a field of."""
+    names: list[str] = []
+    models: list[type[BaseModel]] = [RunConfig]
+    for part in loc:
+        inside = [model.model_fields[part] for model in models if part in model.model_fields]
+        chosen = [model for model in models if kind_of(model) == part]
+        if chosen and not inside:
+            models = chosen  # the kind of a union, which is no part of the name
+            continue
+        names.append(str(part))
+        if inside and part != loc[-1]:
+            models = [model for field in inside for model in models_in(field.annotation)]
+    return ".".join(names), models

@@ -2,13 +2,12 @@
 
 import json
 from collections.abc import Iterator
-from types import NoneType
-from typing import Any, get_args, get_origin
+from typing import get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from flows.config import RunConfig
+from flows.config import RunConfig, kind_of, models_in
 
 
 def rows(
@@ -20,9 +19,9 @@ def rows(
     """
     told = {} if told is None else told
     for name, field in model.model_fields.items():
-        if _kind(model) is not None and name == "type":
+        if kind_of(model) is not None and name == "type":
             continue
-        children = _models(field.annotation)
+        children = models_in(field.annotation)
         place = f"{prefix}{name}.N" if get_origin(field.annotation) is tuple else f"{prefix}{name}"
         known = next((told[child] for child in children if child in told), None)
         meaning = _one_line(field.description) + (f" Fields as in `{known}`." if known else "")
@@ -30,7 +29,7 @@ def rows(
         here: set[tuple[str, str, str]] = set()
         for child in children if known is None else ():
             told[child] = place
-            if (kind := _kind(child)) is not None:
+            if (kind := kind_of(child)) is not None:
                 yield f"{place}.type: {kind}", "", _one_line(child.__doc__)
             below = list(rows(child, f"{place}.", told))
             yield from (row for row in below if row not in here)
@@ -46,13 +45,6 @@ def markdown() -> str:
     return "\n".join(lines)
 
 
-def _kind(model: type[BaseModel]) -> str | None:
-    """The one value of the field `type`, by which a union chooses; None for a model that has no such field."""
-    field = model.model_fields.get("type")
-    values = get_args(field.annotation) if field else ()
-    return str(values[0]) if len(values) == 1 else None
-
-
 def _default(field: FieldInfo) -> str:
     if field.is_required():
         return "required"
@@ -60,12 +52,6 @@ def _default(field: FieldInfo) -> str:
     if isinstance(value, BaseModel):
         return ""
     return json.dumps(list(value) if isinstance(value, tuple) else value)
-
-
-def _models(annotation: Any) -> list[type[BaseModel]]:
-    if isinstance(annotation, type) and not get_args(annotation):
-        return [annotation] if issubclass(annotation, BaseModel) else []
-    return [model for part in get_args(annotation) if part is not NoneType for model in _models(part)]
 
 
 def _one_line(text: str | None) -> str:

@@ -1,11 +1,15 @@
 """Runs on disk: opening, creating, and reading what their manifests say."""
 
 import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from flows.config import RunConfig, differences, dump_config, make_config, read_yaml
 from stages.contract.errors import ArtifactError, ConfigError
+from stages.contract.lock import run_lock
 from stages.contract.manifest import Manifest, read_manifest
 from stages.contract.paths import RunPaths
 from stages.contract.workspace import write_text
@@ -27,37 +31,45 @@ def open_run(artifacts: Path, name: str) -> tuple[RunPaths, RunConfig]:
     return paths, make_config(read_yaml(paths.config), str(paths.config))
 
 
-def create_run(artifacts: Path, config: RunConfig) -> RunPaths:
-    """The run of a configuration: a new folder, or the existing one where the configuration is the same.
+def check_same(paths: RunPaths, config: RunConfig) -> bool:
+    """Whether the run exists already, with a stage done, and was made from this configuration.
 
     Raises:
-        ConfigError: a run of that name was made from another configuration; names the differences.
+        ConfigError: it was made from another one; names the differences.
     """
-    paths = RunPaths.named(artifacts, config.run)
-    if paths.config.is_file() and any(paths.iterations.glob("*/*/manifest.json")):
-        _, old = open_run(artifacts, config.run)
-        if lines := differences(old, config):
-            told = "\n".join(f"  {line}" for line in lines)
-            raise ConfigError(
-                f"{paths.root} was made from another configuration:\n{told}\n"
-                "give this one another name with --run, or rerun single stages with `grpo stage … --set`"
-            )
-        return paths
+    if not paths.config.is_file() or not _has_stages(paths):
+        return False
+    _, old = open_run(paths.root.parent, paths.root.name)
+    if lines := differences(old, config):
+        told = "\n".join(f"  {line}" for line in lines)
+        raise ConfigError(
+            f"{paths.root} was made from another configuration:\n{told}\n"
+            "give this one another name with --run, or rerun single stages with `grpo stage … --set`"
+        )
+    return True
+
+
+@contextmanager
+def writing(paths: RunPaths, config: RunConfig, say: Callable[[str], None]) -> Iterator[None]:
+    """Holds the run's lock, and makes the run where there is none; one in which no stage gets done leaves no folder.
+
+    Raises:
+        RunInUseError: another live process writes to the run.
+        ConfigError: the run was made from another configuration.
+    """
     paths.root.mkdir(parents=True, exist_ok=True)
-    write_text(paths.config, dump_config(config))
-    return paths
+    with run_lock(paths.lock, say):
+        try:
+            if not check_same(paths, config):
+                write_text(paths.config, dump_config(config))
+            yield
+        finally:
+            if not _has_stages(paths) and not (paths.root / "superseded").exists():
+                shutil.rmtree(paths.root)
 
 
-def discard_empty(paths: RunPaths) -> None:
-    """Removes a run's folder in which no stage was ever finished."""
-    if any(paths.iterations.glob("*/*/manifest.json")) or (paths.root / "superseded").exists():
-        return
-    for path in (*paths.iterations.glob("*"), paths.iterations):
-        if path.is_dir():
-            path.rmdir()
-    for path in (paths.config, paths.lock):
-        path.unlink(missing_ok=True)
-    paths.root.rmdir()
+def _has_stages(paths: RunPaths) -> bool:
+    return any(paths.iterations.glob("*/*/manifest.json"))
 
 
 @dataclass

@@ -8,9 +8,9 @@ from prefect import flow
 from flows import progress
 from flows.config import check_outside, read_config
 from flows.resume import examine, stages_of
-from flows.runs import ARTIFACTS, History, create_run, discard_empty
+from flows.runs import ARTIFACTS, History, writing
 from flows.tasks import run_stage
-from stages.contract.lock import run_lock
+from stages.contract.paths import RunPaths
 
 
 @flow(name="train", flow_run_name="train · {config}", persist_result=False)
@@ -33,16 +33,12 @@ def train(
     named = (overrides or {}) | ({"run": run} if run else {})
     resolved = read_config(Path(config), named)
     check_outside(resolved)
-    paths = create_run(Path(artifacts), resolved)
+    paths = RunPaths.named(Path(artifacts), resolved.run)
     hardware = resolved.hardware.model_dump()
     last = iterations or resolved.iterations
-    try:
-        with run_lock(paths.lock, say=progress.say):
-            first = next((s.iteration for s in examine(History(paths), resolved, last) if s.status != "current"), None)
-            for k in range(last + 1 if first is None else first, last + 1):
-                for stage in stages_of(resolved, k):
-                    state = run_stage(str(paths.root), stage, k, hardware=hardware, return_state=True)
-                    state.result()
-                progress.iteration_done(paths, k)
-    finally:
-        discard_empty(paths)
+    with writing(paths, resolved, progress.say):
+        first = next((s.iteration for s in examine(History(paths), resolved, last) if s.status != "current"), None)
+        for k in range(last + 1 if first is None else first, last + 1):
+            for stage in stages_of(resolved, k):
+                run_stage(str(paths.root), stage, k, hardware=hardware, return_state=True).result()
+            progress.iteration_done(paths, k)

@@ -16,8 +16,8 @@ def tiny_policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from stages.warmstart.new_model import character_tokenizer, new_model
 
     folder = tmp_path_factory.mktemp("policy")
-    tokenizer = character_tokenizer()
     config = NewModel(type="new", hidden_size=64, intermediate_size=96, layers=2, heads=2, context_length=64)
+    tokenizer = character_tokenizer(config.characters)
     save_policy(new_model(config, tokenizer, seed=5), folder, None)
     tokenizer.save_pretrained(folder)
     return folder

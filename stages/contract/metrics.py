@@ -23,8 +23,9 @@ class Meter:
         self._sums[name] = self._sums.get(name, 0.0) + value
 
     def max(self, name: str, value: float) -> None:
-        """Keeps the greatest value."""
-        self._maxima[name] = max(self._maxima.get(name, -math.inf), value)
+        """Keeps the greatest value; a NaN stays."""
+        old = self._maxima.get(name, -math.inf)
+        self._maxima[name] = value if value > old or math.isnan(value) else old
 
     def min(self, name: str, value: float) -> None:
         """Keeps the least value; kept as a maximum of its negative."""

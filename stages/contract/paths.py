@@ -10,6 +10,19 @@ MANIFEST = "manifest.json"
 RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
+def checked_name(name: str) -> str:
+    """The name of a run.
+
+    Raises:
+        ConfigError: the name could lead out of the folder of all runs, or is no portable folder name.
+    """
+    if not RUN_NAME.fullmatch(name):
+        raise ConfigError(
+            f"run name {name[:120]!r}: use up to 100 letters, digits, '.', '_' or '-', a letter or digit first"
+        )
+    return name
+
+
 @dataclass(frozen=True)
 class RunPaths:
     """The places inside one run's folder."""
@@ -19,11 +32,7 @@ class RunPaths:
     @classmethod
     def named(cls, artifacts: Path, name: str) -> "RunPaths":
         """The run `name` below `artifacts`; a name that could leave that folder is a `ConfigError`."""
-        if not RUN_NAME.fullmatch(name):
-            raise ConfigError(
-                f"run name {name[:120]!r}: use up to 100 letters, digits, '.', '_' or '-', a letter or digit first"
-            )
-        return cls(artifacts / name)
+        return cls(artifacts / checked_name(name))
 
     @property
     def config(self) -> Path:
@@ -61,8 +70,8 @@ class RunPaths:
         return self.root / "superseded" / f"{k:04d}" / f"{stage}.{n}"
 
     def relative(self, path: Path) -> str:
-        """The name that manifests use: relative to the run inside it, as given outside."""
-        return path.relative_to(self.root).as_posix() if path.is_relative_to(self.root) else str(path)
+        """The name that manifests use: relative to the run inside it, absolute outside."""
+        return path.relative_to(self.root).as_posix() if path.is_relative_to(self.root) else str(path.absolute())
 
     def stage_of(self, path: Path) -> Path | None:
         """The stage folder that a file of this run belongs to; None for a file from outside."""

@@ -88,6 +88,8 @@ class PromptsConfig(Config):
             raise ValueError(f"{error}: write {{{{ and }}}} for braces") from error
         if odd := [name for name, form in fields if not name.isidentifier() or "{" in (form or "")]:
             raise ValueError(f"{odd[0]!r} in braces is not a plain column name")
+        if not fields:
+            raise ValueError("names no column in braces, so that all prompts would be equal")
         return value
 
     @field_validator("answer_pattern")

@@ -23,49 +23,49 @@ class RawPrompt:
     metadata: Mapping[str, Any]
 
 
-def load(source: Source) -> list[RawPrompt]:
-    """All prompts of a source, in its order.
+def load(source: Source, field: str = "prompts.source") -> list[RawPrompt]:
+    """All prompts of a source, in its order; `field` is its name in the configuration, for messages.
 
     Raises:
         DataError: the source is missing, empty, or broken; says which row and column.
     """
     match source:
         case ReasoningGymSource():
-            prompts = list(_reasoning_gym(source))
+            prompts = list(_reasoning_gym(source, field))
         case FileSource():
-            prompts = list(_rows(_read_file(source.path), source, str(source.path)))
+            prompts = list(_rows(_read_file(source.path, field), source, str(source.path), field))
         case HuggingFaceSource():
-            prompts = list(_rows(_read_huggingface(source), source, source.path))
+            prompts = list(_rows(_read_huggingface(source, field), source, source.path, field))
         case _:
             assert_never(source)
     if not prompts:
-        raise DataError(f"prompts.source: {source.type} gives no prompt: {source.model_dump()}")
+        raise DataError(f"{field}: {source.type} gives no prompt: {source.model_dump()}")
     return prompts
 
 
-def _reasoning_gym(source: ReasoningGymSource) -> Iterator[RawPrompt]:
+def _reasoning_gym(source: ReasoningGymSource, field: str) -> Iterator[RawPrompt]:
     import reasoning_gym
 
     try:
         dataset = reasoning_gym.create_dataset(source.dataset, size=source.size, seed=source.seed, **source.parameters)
     except (ValueError, TypeError, AssertionError) as error:
-        raise DataError(f"prompts.source: reasoning-gym refuses {source.dataset!r}: {error}") from error
+        raise DataError(f"{field}: reasoning-gym refuses {source.dataset!r}: {error}") from error
     for item in dataset:
         metadata = json.loads(json.dumps(item["metadata"], default=str))
         task = f"reasoning_gym/{source.dataset}"
         yield RawPrompt(item["question"], item["answer"], task, metadata | {"question": item["question"]})
 
 
-def _read_file(path: Path) -> list[dict[str, Any]]:
+def _read_file(path: Path, field: str) -> list[dict[str, Any]]:
     if not path.is_file():
-        raise DataError(f"prompts.source.path: no file {path}")
+        raise DataError(f"{field}.path: no file {path}")
     if path.suffix == ".parquet":
         try:
             return pl.read_parquet(path).to_dicts()
         except (pl.exceptions.PolarsError, OSError) as error:
             raise DataError(f"{path}: cannot be read as Parquet ({error})") from error
     if path.suffix != ".jsonl":
-        raise DataError(f"prompts.source.path: {path} ends in {path.suffix!r}; .jsonl or .parquet is wanted")
+        raise DataError(f"{field}.path: {path} ends in {path.suffix!r}; .jsonl or .parquet is wanted")
     rows = []
     try:
         lines = path.read_text(encoding="utf-8").split("\n")  # splitlines would cut at U+2028 inside a JSON text too
@@ -85,25 +85,29 @@ def _read_file(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _read_huggingface(source: HuggingFaceSource) -> list[dict[str, Any]]:
+def _read_huggingface(source: HuggingFaceSource, field: str) -> list[dict[str, Any]]:
     try:
         import datasets
     except ModuleNotFoundError as error:
-        raise DataError("prompts.source: type huggingface needs `pip install 'grpo-flows[datasets]'`") from error
+        raise DataError(f"{field}: type huggingface needs `pip install 'grpo-flows[datasets]'`") from error
     try:
         if (Path(source.path) / "dataset_info.json").is_file() or (Path(source.path) / "dataset_dict.json").is_file():
             found = datasets.load_from_disk(source.path)
             split = found[source.split] if isinstance(found, datasets.DatasetDict) else found
+            if split.split is not None and str(split.split) != source.split:
+                raise DataError(f"{field}.split: {source.path!r} holds the split {split.split!s}, not {source.split!r}")
         else:
             split = datasets.load_dataset(source.path, source.name, split=source.split, revision=source.revision)
     except (FileNotFoundError, ConnectionError, ValueError, KeyError, datasets.exceptions.DatasetsError) as error:
-        raise DataError(f"prompts.source: cannot load the dataset {source.path!r}: {error}") from error
+        raise DataError(f"{field}: cannot load the dataset {source.path!r}: {error}") from error
     except StopIteration as error:  # what datasets raises for a data file without rows
-        raise DataError(f"prompts.source: the dataset {source.path!r} has no rows") from error
+        raise DataError(f"{field}: the dataset {source.path!r} has no rows") from error
     return [dict(row) for row in split]
 
 
-def _rows(rows: list[dict[str, Any]], source: FileSource | HuggingFaceSource, where: str) -> Iterator[RawPrompt]:
+def _rows(
+    rows: list[dict[str, Any]], source: FileSource | HuggingFaceSource, where: str, field: str
+) -> Iterator[RawPrompt]:
     for number, row in enumerate(rows, 1):
         if source.prompt_field not in row:
             raise DataError(f"{where}, row {number}: no column {source.prompt_field!r}, only {sorted(row)}")
@@ -114,7 +118,7 @@ def _rows(rows: list[dict[str, Any]], source: FileSource | HuggingFaceSource, wh
             if answer is None or str(answer).strip() == "":
                 raise DataError(
                     f"{where}, row {number}: no answer in column {source.answer_field!r}; fill it in, or set "
-                    "prompts.source.answer_field to null if no reward needs answers"
+                    f"{field}.answer_field to null if no reward needs answers"
                 )
         used = {source.prompt_field, source.answer_field}
         metadata = {name: value for name, value in row.items() if name not in used}

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Sequence
+from pathlib import Path
 
 import polars as pl
 from blake3 import blake3
@@ -11,7 +12,7 @@ from stages.contract import tables
 from stages.contract.columns import PROMPTS
 from stages.contract.errors import DataError
 from stages.contract.workspace import Job, open_stage
-from stages.prompts.config import FileSource, PromptsConfig
+from stages.prompts.config import FileSource, HuggingFaceSource, PromptsConfig
 from stages.prompts.sources import RawPrompt, load
 from stages.prompts.split import split
 
@@ -22,8 +23,11 @@ def run(job: Job, config: PromptsConfig) -> None:
         for source in (config.source, config.heldout_source):
             if isinstance(source, FileSource) and source.path.is_file():
                 desk.take(source.path)
-        prompts = table(load(config.source), config)
-        heldout = table(load(config.heldout_source), config) if config.heldout_source else None
+            elif isinstance(source, HuggingFaceSource) and Path(source.path).is_dir():
+                desk.take_folder(Path(source.path))
+        prompts = table(load(config.source, "prompts.source"), config)
+        held_source = config.heldout_source
+        heldout = table(load(held_source, "prompts.heldout_source"), config) if held_source else None
         train, held, dropped = split(prompts, config.heldout, heldout)
         if not train.height:
             raise DataError(f"prompts: of {prompts.height} prompts none is left to train on ({dropped})")

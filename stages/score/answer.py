@@ -3,7 +3,8 @@ r"""Cuts the answer out of a completion. Pure."""
 import re
 from typing import Literal
 
-ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
+BRACE = re.compile(r"\\boxed\s*\{|\\?[{}]")
+r"""What opens or closes; `\{` and `\}` are letters of the answer."""
 
 
 def extract(completion: str, where: Literal["text", "answer_tag", "boxed"]) -> str | None:
@@ -17,20 +18,25 @@ def extract(completion: str, where: Literal["text", "answer_tag", "boxed"]) -> s
         case "text":
             return completion.strip() or None
         case "answer_tag":
-            found = ANSWER.findall(completion)
-            return (found[-1].strip() or None) if found else None
+            return tagged(completion)
         case "boxed":
             return boxed(completion)
 
 
+def tagged(text: str) -> str | None:
+    """The content of the last `<answer>` that is closed before another opens."""
+    closed = [part for part in text.split("<answer>")[1:] if "</answer>" in part]
+    return (closed[-1].partition("</answer>")[0].strip() or None) if closed else None
+
+
 def boxed(text: str) -> str | None:
     r"""The content of the last `\boxed{…}` whose braces balance."""
-    start = text.rfind(r"\boxed{")
-    if start < 0:
-        return None
-    depth, begin = 0, start + len(r"\boxed{")
-    for at in range(begin - 1, len(text)):
-        depth += {"{": 1, "}": -1}.get(text[at], 0)
-        if depth == 0:
-            return text[begin:at].strip() or None
-    return None
+    opened: list[tuple[int, bool]] = []
+    last = (-1, -1)
+    for found in BRACE.finditer(text):
+        if found[0].endswith("{") and found[0] != r"\{":
+            opened.append((found.end(), len(found[0]) > 1))
+        elif found[0] == "}" and opened:
+            start, is_box = opened.pop()
+            last = max(last, (start, found.start())) if is_box else last
+    return text[slice(*last)].strip() or None if last[0] >= 0 else None

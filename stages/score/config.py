@@ -39,7 +39,7 @@ class MathReward(AnswerReward):
 
     type: Literal["math"]
     timeout: float = Field(default=5.0, gt=0)
-    """Seconds that math-verify may take for a row."""
+    """Seconds of processor time that math-verify may take for a row."""
 
 
 class FormatReward(RewardConfig):

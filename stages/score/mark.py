@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 Status = Literal["ok", "null", "timeout", "error"]
+LONGEST = 300
+"""Characters of an error's message."""
 
 
 @dataclass(frozen=True)
@@ -44,5 +46,5 @@ def timeout(seconds: float) -> Mark:
 
 
 def error(message: str) -> Mark:
-    """The verifier failed."""
-    return Mark(None, "error", message)
+    """The verifier failed. The message is cut, and what no table can hold (half a surrogate pair) is replaced."""
+    return Mark(None, "error", message[:LONGEST].encode("utf-8", "replace").decode())

@@ -1,5 +1,6 @@
 """Configuration of the starting policy."""
 
+import string
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -23,6 +24,8 @@ class NewModel(Config):
     """Attention heads; `hidden_size / heads` must be even. Heads of 32 or 64 suit vLLM."""
     context_length: int = Field(default=128, gt=0)
     """Tokens of prompt and completion at most."""
+    characters: str = Field(default=string.digits + string.ascii_letters + string.punctuation + " \n", min_length=1)
+    """What the tokenizer knows, a token a character; others are passed over."""
 
     @model_validator(mode="after")
     def _even_heads(self) -> Self:

@@ -1,7 +1,5 @@
 """A new model with a character tokenizer."""
 
-import string
-
 import torch
 from tokenizers import Tokenizer, decoders, models
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -9,12 +7,11 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from stages.warmstart.config import NewModel
 
 END, PAD = "<|end|>", "<|pad|>"
-CHARACTERS = string.digits + string.ascii_letters + string.punctuation + " \n"
 
 
-def character_tokenizer() -> PreTrainedTokenizerFast:
-    """A tokenizer of printable ASCII, one token a character (byte-pair encoding without merges); others are lost."""
-    vocabulary = {token: i for i, token in enumerate([PAD, END, *CHARACTERS])}
+def character_tokenizer(characters: str) -> PreTrainedTokenizerFast:
+    """A tokenizer of one token a character (byte-pair encoding without merges); others are passed over."""
+    vocabulary = {token: i for i, token in enumerate(dict.fromkeys([PAD, END, *characters]))}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
     tokenizer.decoder = decoders.Fuse()
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=PAD, eos_token=END)

@@ -48,7 +48,7 @@ def _model(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     match config.model:
         case NewModel():
-            tokenizer = character_tokenizer()
+            tokenizer = character_tokenizer(config.model.characters)
             model: Any = new_model(config.model, tokenizer, derive(seed, "model"))
             return model.to(device).eval(), tokenizer
         case FolderModel(path=Path() as path):

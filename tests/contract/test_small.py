@@ -198,8 +198,8 @@ def test_a_file_is_traced_to_the_stage_that_made_it() -> None:
     assert paths.stage_of(paths.stage(3, "score") / "scores.parquet") == paths.stage(3, "score")
     assert paths.stage_of(paths.config) is None
     assert paths.stage_of(Path("data/prompts.jsonl")) is None
-    assert paths.relative(Path("data/prompts.jsonl")) == "data/prompts.jsonl"
-    assert paths.relative(Path("artifacts/other/run.yaml")) == "artifacts/other/run.yaml"
+    assert paths.relative(Path("data/prompts.jsonl")) == str(Path.cwd() / "data/prompts.jsonl")
+    assert paths.relative(Path("artifacts/other/run.yaml")) == str(Path.cwd() / "artifacts/other/run.yaml")
 
 
 def test_a_mean_of_infinities_is_not_hidden() -> None:

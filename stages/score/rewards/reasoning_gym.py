@@ -21,7 +21,9 @@ RUN_THE_ANSWER = (
     "polynomial_multiplication",
 )
 REFUSED = dict.fromkeys(RUN_THE_ANSWER, "its verifier runs the completion as Python code")
+REFUSED |= dict.fromkeys(("arc_agi", "rearc"), "its verifier calls the right answer wrong once its item was stored")
 REFUSED |= {
+    "coin_flip": "its verifier rewards '0' and can run for ever",
     "rubiks_cube": "its verifier can run for ever",
     "game_of_life_halting": "its verifier rewards any text",
     "complex_arithmetic": "its verifier rewards 'nan'",
@@ -35,8 +37,9 @@ def judge(reward: ReasoningGymReward, items: Sequence[Item]) -> list[Mark]:
     Raises:
         ConfigError: an item that reasoning-gym did not pose, or whose family's verifier is not to be trusted.
     """
-    verifiers = {name: _verifier(name) for name in {str(item.metadata.get("source_dataset")) for item in items}}
-    return [_mark(verifiers[item.metadata["source_dataset"]], item, reward) for item in items]
+    families = [str(item.metadata.get("source_dataset") or f"task {item.task}") for item in items]
+    verifiers = {name: _verifier(name) for name in sorted(set(families))}
+    return [_mark(verifiers[name], item, reward) for name, item in zip(families, items, strict=True)]
 
 
 def check_family(name: str) -> None:
