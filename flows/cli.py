@@ -33,7 +33,7 @@ def train(
 ) -> None:
     """Trains a run, or goes on with it from the last stage in place."""
     from flows.config import check_outside, parse_overrides, read_config
-    from flows.server import embedded_server, wait_for_server
+    from flows.server import prefect_server
 
     overrides = parse_overrides(set_ or [])
     resolved = read_config(config, overrides | ({"run": run} if run else {}))
@@ -42,7 +42,7 @@ def train(
     if _complete(resolved, artifacts, last):
         console.print(f"run {resolved.run} is complete: {last} iterations, all current. Nothing to do.")
         return _farewell(resolved.run, artifacts, last)
-    with embedded_server(artifacts):
+    with prefect_server(artifacts) as wait_for_server:
         from flows import progress
         from flows.display import Display
         from flows.train import train as flow
@@ -67,14 +67,14 @@ def stage(
     from flows.config import parse_overrides
     from flows.resume import ITERATION, START
     from flows.runs import open_run
-    from flows.server import embedded_server, wait_for_server
+    from flows.server import prefect_server
 
     known = (*START, *ITERATION, "evaluate")
     if name not in known:
         raise ConfigError(f"no stage {name!r}; the stages are {', '.join(known)}")
     overrides = parse_overrides(set_ or [])
     paths, config = open_run(artifacts, run)
-    with embedded_server(artifacts):
+    with prefect_server(artifacts) as wait_for_server:
         from flows import progress
         from flows.display import Display
         from flows.stage import stage as flow

@@ -30,9 +30,10 @@ def place_of(stage: str) -> str:
     return "update" if stage == "warmstart" else stage
 
 
-def stages_of(config: RunConfig, k: int) -> tuple[str, ...]:
-    """The stages of iteration `k`, in order."""
-    evaluated = config.evaluate is not None and k % config.evaluate.every == 0
+def stages_of(history: History, config: RunConfig, k: int) -> tuple[str, ...]:
+    """The stages of iteration `k`, in order: `evaluate` where its turn has come, or where it was done once by hand."""
+    turn = config.evaluate is not None and k % config.evaluate.every == 0
+    evaluated = turn or (config.evaluate is not None and history.manifest(k, "evaluate") is not None)
     return (START if k == 0 else ITERATION) + (("evaluate",) if evaluated else ())
 
 
@@ -52,7 +53,7 @@ def examine(history: History, config: RunConfig, iterations: int) -> Iterator[St
     """The state of each stage up to `iterations`, in order; one that read from a stale stage is stale."""
     behind: dict[tuple[int, str], str] = {}
     for k in range(iterations + 1):
-        for stage in stages_of(config, k):
+        for stage in stages_of(history, config, k):
             state = state_of(history, config, k, stage)
             if state.status == "current" and state.manifest is not None:
                 upstream = [made for name in state.manifest.inputs if (made := made_by(name)) in behind]

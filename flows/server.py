@@ -7,16 +7,15 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from stages.contract.errors import GrpoError
 
-START_LIMIT = 180
-"""Seconds that the server may take to answer; a first start on a busy machine takes most of a minute."""
+START_LIMIT = 120
+"""Seconds that a server may take to answer; a first start on a busy machine takes most of a minute."""
 PR_SET_PDEATHSIG = 1
 
 
@@ -34,25 +33,26 @@ def prefect_environment(artifacts: Path) -> None:
 
 
 @contextmanager
-def embedded_server(artifacts: Path) -> Iterator[None]:
+def prefect_server(artifacts: Path) -> Iterator[Callable[[], None]]:
     """Starts Prefect's own server on a free port of 127.0.0.1 and ends it afterwards, also when this process is killed.
 
-    Does nothing where `PREFECT_API_URL` names a server. `wait_for_server` must come before the first flow.
+    Where `PREFECT_API_URL` names a server, that one is used. What is yielded waits until the server answers, and is to
+    be called before the first flow; other work may come before it.
     """
     prefect_environment(artifacts)
-    if os.environ.get("PREFECT_API_URL"):
-        yield
+    if url := os.environ.get("PREFECT_API_URL"):
+        yield lambda: _wait(url, None)
         return
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    log = (Path(os.environ["PREFECT_HOME"]) / "server.log").open("wb")
     command = [sys.executable, "-m", "flows.server", str(port), str(os.getpid())]
     environment = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
-    process = subprocess.Popen(command, env=os.environ | environment, stdout=log, stderr=log)
-    os.environ["PREFECT_API_URL"] = f"http://127.0.0.1:{port}/api"
+    with (Path(os.environ["PREFECT_HOME"]) / "server.log").open("wb") as log:
+        process = subprocess.Popen(command, env=os.environ | environment, stdout=log, stderr=log)
+    url = os.environ["PREFECT_API_URL"] = f"http://127.0.0.1:{port}/api"
     try:
-        yield
+        yield lambda: _wait(url, process)
     finally:
         del os.environ["PREFECT_API_URL"]
         process.terminate()
@@ -61,27 +61,24 @@ def embedded_server(artifacts: Path) -> Iterator[None]:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-        log.close()
 
 
-def wait_for_server() -> None:
-    """Waits until the configured server answers.
+def _wait(url: str, process: subprocess.Popen[bytes] | None) -> None:
+    """Waits until a server answers.
 
     Raises:
-        GrpoError: it does not.
+        GrpoError: it does not, or its process has ended.
     """
-    url = os.environ["PREFECT_API_URL"]
     deadline = time.monotonic() + START_LIMIT
     while time.monotonic() < deadline:
         try:
             with urllib.request.urlopen(f"{url}/health", timeout=5):
                 return
-        except (urllib.error.URLError, OSError):
+        except OSError:
             time.sleep(0.1)
-    raise GrpoError(
-        f"the Prefect server at {url} does not answer after {START_LIMIT} s; an embedded server's log is "
-        f"{os.environ.get('PREFECT_HOME')}/server.log; to use another server set PREFECT_API_URL"
-    )
+        if process is not None and process.poll() is not None:
+            raise GrpoError(f"Prefect's server ended at once; see {os.environ['PREFECT_HOME']}/server.log")
+    raise GrpoError(f"the Prefect server at {url} has not answered for {START_LIMIT} s; is PREFECT_API_URL right?")
 
 
 def _serve(port: int, parent: int) -> None:

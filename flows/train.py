@@ -37,8 +37,9 @@ def train(
     hardware = resolved.hardware.model_dump()
     last = iterations or resolved.iterations
     with writing(paths, resolved, progress.say):
-        first = next((s.iteration for s in examine(History(paths), resolved, last) if s.status != "current"), None)
+        history = History(paths)
+        first = next((s.iteration for s in examine(history, resolved, last) if s.status != "current"), None)
         for k in range(last + 1 if first is None else first, last + 1):
-            for stage in stages_of(resolved, k):
+            for stage in stages_of(history, resolved, k):
                 run_stage(str(paths.root), stage, k, hardware=hardware, return_state=True).result()
             progress.iteration_done(paths, k)

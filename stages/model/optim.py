@@ -81,6 +81,4 @@ class Optimizer:
                 value = state[f"{key}.{name}"]
                 if key != "step" and value.shape != parameter.shape:
                     raise ArtifactError(f"the optimizer state of {name} has shape {tuple(value.shape)}")
-                self._adamw.state[parameter][key] = (
-                    value.clone() if key == "step" else value.to(parameter.device, copy=True)
-                )
+                self._adamw.state[parameter][key] = value.to(parameter.device, copy=True)

@@ -6,6 +6,8 @@ import shutil
 import pytest
 import yaml
 
+from flows.server import prefect_server
+from stages.contract.errors import GrpoError
 from tests.flows.conftest import SMALL, run_grpo
 
 CONFIGURATION = {
@@ -115,6 +117,17 @@ def test_a_run_made_from_another_configuration_is_left_as_it_is(small_folder):
     done = run_grpo(small_folder, "train", SMALL, "--set", "advantage.eps=0.5", "--set", "seed=4")
     refused(done, "advantage.eps: 0.0001 there, 0.5 here", "seed: 3 there, 4 here", "--run")
     assert (small_folder / "artifacts/small/run.yaml").read_bytes() == before
+
+
+def test_a_configured_server_that_does_not_answer_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr("flows.server.START_LIMIT", 1)
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path))
+    with (
+        prefect_server(tmp_path) as wait,
+        pytest.raises(GrpoError, match=r"127\.0\.0\.1:9/api has not answered for 1 s"),
+    ):
+        wait()
 
 
 def test_stages_and_runs_that_do_not_exist(small_folder):

@@ -93,8 +93,8 @@ def test_nothing_half_written_is_left(broken_folder):
 ASK = """
 import asyncio, json, sys
 from pathlib import Path
-from flows.server import embedded_server, wait_for_server
-with embedded_server(Path("artifacts")):
+from flows.server import prefect_server
+with prefect_server(Path("artifacts")) as wait_for_server:
     from prefect.client.orchestration import get_client
     wait_for_server()
     async def ask():
