@@ -12,6 +12,7 @@ from rich.table import Table
 
 from flows.runs import ARTIFACTS
 from stages.contract.errors import ConfigError, GrpoError
+from stages.contract.paths import RunPaths
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False, help=__doc__)
 console = Console()
@@ -33,15 +34,19 @@ def train(
 ) -> None:
     """Trains a run, or goes on with it from the last stage in place."""
     from flows.config import check_outside, parse_overrides, read_config
+    from flows.resume import examine
+    from flows.runs import History, check_same
     from flows.server import prefect_server
 
     overrides = parse_overrides(set_ or [])
     resolved = read_config(config, overrides | ({"run": run} if run else {}))
-    check_outside(resolved)
     last = iterations or resolved.iterations
-    if _complete(resolved, artifacts, last):
+    paths = RunPaths.named(artifacts, resolved.run)
+    if not check_same(paths, resolved):
+        check_outside(resolved)
+    elif all(state.status == "current" for state in examine(History(paths), resolved, last)):
         console.print(f"run {resolved.run} is complete: {last} iterations, all current. Nothing to do.")
-        return _farewell(resolved.run, artifacts, last)
+        return _farewell(paths, artifacts, last)
     with prefect_server(artifacts) as wait_for_server:
         from flows import progress
         from flows.display import Display
@@ -52,7 +57,7 @@ def train(
             wait_for_server()
             flow(str(config), run, iterations, overrides, str(artifacts))
         console.print(f"done in {display.elapsed():.0f} s")
-    return _farewell(resolved.run, artifacts, last)
+    return _farewell(paths, artifacts, last)
 
 
 @app.command()
@@ -207,21 +212,8 @@ def main() -> None:
         sys.exit(130)
 
 
-def _complete(config: Any, artifacts: Path, last: int) -> bool:
-    from flows.resume import examine
-    from flows.runs import History, check_same
-    from stages.contract.paths import RunPaths
-
-    paths = RunPaths.named(artifacts, config.run)
-    return check_same(paths, config) and all(
-        state.status == "current" for state in examine(History(paths), config, last)
-    )
-
-
-def _farewell(run: str, artifacts: Path, last: int) -> None:
-    from stages.contract.paths import RunPaths
-
-    paths = RunPaths.named(artifacts, run)
+def _farewell(paths: RunPaths, artifacts: Path, last: int) -> None:
+    run = paths.root.name
     where = "" if artifacts == ARTIFACTS else f" --artifacts {artifacts}"
     for line in (
         f"policy       {paths.policy(last)}",

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from flows.config import RunConfig, differences, dump_config, make_config, read_yaml
+from stages.contract.commit import write_text
 from stages.contract.errors import ArtifactError, ConfigError
 from stages.contract.lock import run_lock
 from stages.contract.manifest import Manifest, read_manifest
 from stages.contract.paths import RunPaths
-from stages.contract.workspace import write_text
 
 ARTIFACTS = Path(os.environ.get("GRPO_ARTIFACTS", "artifacts"))
 """The folder of all runs, unless the command says otherwise."""

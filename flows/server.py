@@ -40,8 +40,8 @@ def prefect_server(artifacts: Path) -> Iterator[Callable[[], None]]:
     be called before the first flow; other work may come before it.
     """
     prefect_environment(artifacts)
-    if url := os.environ.get("PREFECT_API_URL"):
-        yield lambda: _wait(url, None)
+    if configured := os.environ.get("PREFECT_API_URL"):
+        yield lambda: _wait(configured, None)
         return
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -8,7 +8,7 @@ from prefect import flow
 from flows import progress
 from flows.config import check_outside, read_config
 from flows.resume import examine, stages_of
-from flows.runs import ARTIFACTS, History, writing
+from flows.runs import ARTIFACTS, History, check_same, writing
 from flows.tasks import run_stage
 from stages.contract.paths import RunPaths
 
@@ -32,8 +32,9 @@ def train(
     """
     named = (overrides or {}) | ({"run": run} if run else {})
     resolved = read_config(Path(config), named)
-    check_outside(resolved)
     paths = RunPaths.named(Path(artifacts), resolved.run)
+    if not check_same(paths, resolved):
+        check_outside(resolved)
     hardware = resolved.hardware.model_dump()
     last = iterations or resolved.iterations
     with writing(paths, resolved, progress.say):

@@ -1,6 +1,5 @@
 """The one way in which a stage's output comes into being: grow aside, sync, manifest, rename."""
 
-import os
 import platform
 import shutil
 import time
@@ -15,11 +14,12 @@ import polars as pl
 
 from stages.contract import tables
 from stages.contract.columns import Table
+from stages.contract.commit import commit
 from stages.contract.config import config_digest
 from stages.contract.digest import file_digest, names_digest
 from stages.contract.errors import ArtifactError
 from stages.contract.manifest import FileRecord, Manifest, code_version, package_versions, read_manifest
-from stages.contract.paths import MANIFEST, RunPaths
+from stages.contract.paths import RunPaths
 
 Progress = Callable[[int, int], None]
 """Called with (done, total) while a stage works."""
@@ -187,38 +187,3 @@ def open_stage(job: Job, stage: str, place: str, config: dict[str, Any]) -> Iter
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
-
-
-def commit(paths: RunPaths, k: int, place: str, manifest: Manifest) -> None:
-    """Syncs the partial folder, writes the manifest last, and renames the folder into place."""
-    partial, target = paths.partial(k, place), paths.stage(k, place)
-    (partial / MANIFEST).write_text(manifest.model_dump_json(indent=1), encoding="utf-8")
-    for path in [*partial.rglob("*"), partial]:
-        sync(path)
-    if target.exists():
-        n = 1
-        while (old := paths.superseded(k, place, n)).exists():
-            n += 1
-        old.parent.mkdir(parents=True, exist_ok=True)
-        target.rename(old)
-        sync(old.parent)
-    partial.rename(target)
-    sync(target.parent)
-
-
-def sync(path: Path) -> None:
-    """Forces a file's or folder's content to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a small file so that it is there whole or not at all."""
-    aside = path.with_name(f".{path.name}.partial")
-    aside.write_text(text, encoding="utf-8")
-    sync(aside)
-    aside.replace(path)
-    sync(path.parent)

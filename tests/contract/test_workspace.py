@@ -13,12 +13,13 @@ import pytest
 
 from stages.contract import tables
 from stages.contract.columns import EVALUATION, SUPERVISED_STEPS
+from stages.contract.commit import write_text
 from stages.contract.config import config_digest
 from stages.contract.digest import file_digest, names_digest
 from stages.contract.errors import ArtifactError
 from stages.contract.manifest import FileRecord, Manifest, read_manifest
 from stages.contract.paths import RunPaths
-from stages.contract.workspace import Job, Workspace, open_stage, write_text
+from stages.contract.workspace import Job, Workspace, open_stage
 
 STEPS_OF_TWO: dict[str, Any] = {
     "step": [1, 2],

@@ -30,11 +30,25 @@ def put(paths: RunPaths, k: int, stage: str, digest: str, inputs: dict[str, str]
     (folder / FILES[stage]).write_bytes(b"four")
     section = config.section(stage)
     manifest = Manifest(
-        stage=stage, iteration=k, seed=config.seed, config=section, config_digest=config_digest(section), overrides={},
+        stage=stage,
+        iteration=k,
+        seed=config.seed,
+        config=section,
+        config_digest=config_digest(section),
+        overrides={},
         inputs={f"iterations/{name}": FileRecord(digest=d, size=4) for name, d in inputs.items()},
         outputs={FILES[stage]: FileRecord(digest=digest, size=4)},
-        metrics={}, dropped={}, notes={}, started="", seconds=1, timings={}, code="", packages={}, host="", device="cpu",
-    )  # fmt: skip
+        metrics={},
+        dropped={},
+        notes={},
+        started="",
+        seconds=1,
+        timings={},
+        code="",
+        packages={},
+        host="",
+        device="cpu",
+    )
     (folder / "manifest.json").write_text(manifest.model_dump_json())
 
 
