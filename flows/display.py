@@ -5,7 +5,7 @@ import time
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from flows.runs import History
+from flows.runs import History, open_run
 from flows.summary import iteration_metrics, seconds
 from stages.contract.paths import RunPaths
 
@@ -51,8 +51,9 @@ class Display:
 
     def iteration_done(self, paths: RunPaths, k: int) -> None:
         """Writes an iteration's line."""
+        _, config = open_run(paths.root.parent, paths.root.name)
         history = History(paths)
-        metrics, took = iteration_metrics(history, k), seconds(history, k)
+        metrics, took = iteration_metrics(history, k), seconds(history, config, k)
         if not self._header:
             names = "".join(f"{title:>10}" for _, title in COLUMNS)
             self._print(f"[bold]iteration{names}   seconds[/bold]")

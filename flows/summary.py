@@ -1,5 +1,7 @@
 """The figures of an iteration, as the manifests of its stages say."""
 
+from flows.config import RunConfig
+from flows.resume import place_of, stages_of
 from flows.runs import History
 
 METRICS = {
@@ -27,7 +29,7 @@ def iteration_metrics(history: History, k: int) -> dict[str, float | None]:
     return out
 
 
-def seconds(history: History, k: int) -> dict[str, float]:
-    """Seconds that each stage of iteration `k` took."""
-    found = {path.name: history.manifest(k, path.name) for path in sorted(history.paths.iteration(k).glob("[a-z]*"))}
-    return {manifest.stage: manifest.seconds for manifest in found.values() if manifest}
+def seconds(history: History, config: RunConfig, k: int) -> dict[str, float]:
+    """Seconds that each stage of iteration `k` took, in the order of the work."""
+    found = [history.manifest(k, place_of(stage)) for stage in stages_of(history, config, k)]
+    return {manifest.stage: manifest.seconds for manifest in found if manifest}
