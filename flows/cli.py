@@ -21,6 +21,8 @@ Artifacts = Annotated[Path, typer.Option(help="Folder of all runs.")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="Sets a configuration field, e.g. update.epochs=2.")]
 Json = Annotated[bool, typer.Option("--json", help="Writes JSON.")]
 Run = Annotated[str, typer.Argument(help="Name of the run.")]
+INTERRUPTED = 130
+"""Exit code after Ctrl-C."""
 COLOURS = {"stale": "yellow", "missing": "dim"}
 
 
@@ -205,11 +207,12 @@ def main() -> None:
         sys.exit(2)
     except OSError as error:
         where = f": {error.filename}" if error.filename else ""
-        Console(stderr=True).print(f"[red]error:[/red] {escape(f'{error.strerror}{where}')}", highlight=False)
+        Console(stderr=True).print(f"[red]error:[/red] {escape(f'{error.strerror or error}{where}')}", highlight=False)
         sys.exit(2)
-    except KeyboardInterrupt:
-        Console(stderr=True).print("stopped; the same command goes on from the last stage in place")
-        sys.exit(130)
+    except SystemExit as end:
+        if end.code == INTERRUPTED:
+            Console(stderr=True).print("stopped; the same command goes on from the last stage in place")
+        raise
 
 
 def _farewell(paths: RunPaths, artifacts: Path, last: int) -> None:

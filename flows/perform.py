@@ -25,19 +25,20 @@ def perform(root: Path, stage: str, k: int, overrides: dict[str, Any], hardware:
         hardware: the machine; None takes that of the run's configuration.
     """
     paths, config = open_run(root.parent, root.name)
-    if foreign := [name for name in overrides if name.split(".")[0] not in (stage, *_DECIDED_BY.get(stage, ()))]:
+    own = {name: value for name, value in overrides.items() if not name.startswith("hardware.")}
+    if foreign := [name for name in own if name.split(".")[0] not in (stage, *_DECIDED_BY.get(stage, ()))]:
         raise ConfigError(f"--set {foreign[0]}: the stage {stage} takes settings that begin with `{stage}.`")
     if overrides:
         config = make_config(apply_overrides(config.model_dump(mode="json"), overrides), "--set")
-    device = _prepare(config.hardware if hardware is None else HardwareConfig.model_validate(hardware))
-    job = Job(paths, k, config.seed, overrides, progress.reporter(stage, k))
-    _run(job, stage, config, device)
+    device, threads = _prepare(config.hardware if hardware is None else HardwareConfig.model_validate(hardware))
+    job = Job(paths, k, config.seed, own, progress.reporter(stage, k), device, threads)
+    _run(job, stage, config)
 
 
 _DECIDED_BY = {"evaluate": ("sample", "score")}
 
 
-def _run(job: Job, stage: str, config: RunConfig, device: str) -> None:
+def _run(job: Job, stage: str, config: RunConfig) -> None:
     match stage:
         case "prompts":
             import stages.prompts.stage
@@ -46,15 +47,15 @@ def _run(job: Job, stage: str, config: RunConfig, device: str) -> None:
         case "warmstart":
             import stages.warmstart.stage
 
-            stages.warmstart.stage.run(job, config.warmstart, device)
+            stages.warmstart.stage.run(job, config.warmstart)
         case "sample":
             import stages.sample.stage
 
-            stages.sample.stage.run(job, config.sample, _engine(config.sample.engine.model_dump_json(), device))
+            stages.sample.stage.run(job, config.sample, _engine(config.sample.engine.model_dump_json(), job.device))
         case "score":
             import stages.score.stage
 
-            stages.score.stage.run(job, config.score, device)
+            stages.score.stage.run(job, config.score)
         case "advantage":
             import stages.advantage.stage
 
@@ -62,14 +63,14 @@ def _run(job: Job, stage: str, config: RunConfig, device: str) -> None:
         case "update":
             import stages.update.stage
 
-            stages.update.stage.run(job, config.update, device)
+            stages.update.stage.run(job, config.update)
         case "evaluate":
-            _evaluate(job, config, device)
+            _evaluate(job, config)
         case _:
             raise AssertionError(stage)
 
 
-def _evaluate(job: Job, config: RunConfig, device: str) -> None:
+def _evaluate(job: Job, config: RunConfig) -> None:
     import stages.evaluate.stage
     from stages.sample.collect import collect
     from stages.score.stage import score_rows
@@ -79,7 +80,7 @@ def _evaluate(job: Job, config: RunConfig, device: str) -> None:
     settings = config.evaluate
     sampling = config.sample.sampling.model_copy(update={"temperature": settings.temperature})
     drawing = config.sample.model_copy(update={"sampling": sampling})
-    engine = _engine(config.sample.engine.model_dump_json(), device)
+    engine = _engine(config.sample.engine.model_dump_json(), job.device)
 
     def draw(desk: Workspace, prompts: pl.DataFrame, policy: Path, seed_of: Any) -> pl.DataFrame:
         return collect(desk, prompts, policy, engine, drawing, settings.samples, seed_of, job.progress)
@@ -100,13 +101,15 @@ def _engine(config: str, device: str) -> Engine:
     return TransformersSampler(TransformersEngine.model_validate_json(config).batch_size, device)
 
 
-def _prepare(hardware: HardwareConfig) -> str:
+def _prepare(hardware: HardwareConfig) -> tuple[str, int]:
+    """The device, and the threads of torch."""
     import torch
 
     if hardware.threads is not None:
         torch.set_num_threads(hardware.threads)
-    if hardware.device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if hardware.device == "cuda" and not torch.cuda.is_available():
+    device = hardware.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("hardware.device is cuda, but torch finds no GPU; use auto or cpu")
-    return hardware.device
+    return device, torch.get_num_threads()

@@ -1,9 +1,9 @@
 """Runs on disk: opening, creating, and reading what their manifests say."""
 
 import os
-import shutil
+import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -32,15 +32,21 @@ def open_run(artifacts: Path, name: str) -> tuple[RunPaths, RunConfig]:
 
 
 def check_same(paths: RunPaths, config: RunConfig) -> bool:
-    """Whether the run exists already, with a stage done, and was made from this configuration.
+    """Whether the run exists already, with a stage done, and what was done is as this configuration wants it.
+
+    Sections of stages that were never done may still be changed.
 
     Raises:
-        ConfigError: it was made from another one; names the differences.
+        ConfigError: what was done was done otherwise; names the differences.
     """
     if not paths.config.is_file() or not _has_stages(paths):
         return False
     _, old = open_run(paths.root.parent, paths.root.name)
-    if lines := differences(old, config):
+    places = {path.parent.name for path in paths.iterations.glob("*/*/manifest.json")}
+    done = {"seed", *places, *(["warmstart"] if paths.stage(0, "update").exists() else [])}
+    if not any(path.parent.parent.name != "0000" for path in paths.iterations.glob("*/update/manifest.json")):
+        done.discard("update")  # the folder of that name in iteration 0 is the warmstart's
+    if lines := [line for line in differences(old, config) if re.split("[.:]", line)[0] in done]:
         told = "\n".join(f"  {line}" for line in lines)
         raise ConfigError(
             f"{paths.root} was made from another configuration:\n{told}\n"
@@ -51,21 +57,32 @@ def check_same(paths: RunPaths, config: RunConfig) -> bool:
 
 @contextmanager
 def writing(paths: RunPaths, config: RunConfig, say: Callable[[str], None]) -> Iterator[None]:
-    """Holds the run's lock, and makes the run where there is none; one in which no stage gets done leaves no folder.
+    """Holds the run's lock, and makes the run where there is none; one in which no stage gets done leaves nothing.
 
     Raises:
         RunInUseError: another live process writes to the run.
-        ConfigError: the run was made from another configuration.
+        ConfigError: the run was made from another configuration, or its folder holds something else.
     """
+    if (
+        paths.root.is_dir()
+        and not paths.config.is_file()
+        and {path.name for path in paths.root.iterdir()} - {paths.lock.name}
+    ):
+        raise ConfigError(f"{paths.root}: a folder that is no run is in the way; choose another name with --run")
     paths.root.mkdir(parents=True, exist_ok=True)
     with run_lock(paths.lock, say):
         try:
-            if not check_same(paths, config):
+            if not check_same(paths, config) or differences(open_run(paths.root.parent, paths.root.name)[1], config):
                 write_text(paths.config, dump_config(config))
             yield
         finally:
             if not _has_stages(paths) and not (paths.root / "superseded").exists():
-                shutil.rmtree(paths.root)
+                paths.config.unlink(missing_ok=True)
+                paths.lock.unlink()
+                with suppress(OSError):  # no stage was begun, or something else is there too
+                    paths.iterations.rmdir()
+                with suppress(OSError):
+                    paths.root.rmdir()
 
 
 def _has_stages(paths: RunPaths) -> bool:
@@ -100,6 +117,6 @@ class History:
         ]
 
     def last(self) -> int:
-        """The last iteration of which there is a folder; 0 where there is none."""
-        found = [int(path.name) for path in self.paths.iterations.glob("[0-9]*") if path.name.isdecimal()]
-        return max(found, default=0)
+        """The last iteration of which a stage was done; 0 where there is none."""
+        found = self.paths.iterations.glob("[0-9]*/*/manifest.json")
+        return max((int(path.parts[-3]) for path in found), default=0)

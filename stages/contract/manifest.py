@@ -56,6 +56,7 @@ class Manifest(BaseModel):
     packages: dict[str, str]
     host: str
     device: str
+    threads: int | None = None
 
 
 def read_manifest(folder: Path) -> Manifest | None:

@@ -4,7 +4,7 @@ import platform
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -38,6 +38,9 @@ class Job:
     seed: int
     overrides: dict[str, Any] = field(default_factory=dict)
     progress: Progress = no_progress
+    device: str = "cpu"
+    threads: int | None = None
+    """Threads of torch, on which the last bits of results may depend."""
 
 
 @dataclass
@@ -47,7 +50,6 @@ class Workspace:
     paths: RunPaths
     folder: Path
     """Where outputs are written; becomes the stage's folder when all is done."""
-    device: str = "cpu"
     metrics: dict[str, float | None] = field(default_factory=dict)
     dropped: dict[str, int] = field(default_factory=dict)
     notes: dict[str, Any] = field(default_factory=dict)
@@ -181,9 +183,12 @@ def open_stage(job: Job, stage: str, place: str, config: dict[str, Any]) -> Iter
             code=code_version(),
             packages=package_versions(),
             host=platform.node(),
-            device=workspace.device,
+            device=job.device,
+            threads=job.threads,
         )
         commit(paths, k, place, manifest)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
+        with suppress(OSError):  # another stage of the iteration is there, or nothing is
+            partial.parent.rmdir()
         raise

@@ -48,7 +48,14 @@ def run(
         )
         with desk.timed("rewards"):
             scores = score(rollouts)
-        table = per_prompt(tables.join(rollouts, scores, "held-out rollouts and scores"), config, f"reward_{success}")
+        joined = tables.join(rollouts, scores, "held-out rollouts and scores")
+        judged = joined.filter(pl.col(f"status_{success}") != "null")
+        if not judged.height:
+            raise DataError(
+                f"evaluate: the reward {success!r} judges none of the held-out prompts: set evaluate.success"
+            )
+        desk.drop(f"not judged by {success}", joined.height - judged.height)
+        table = per_prompt(judged, config, f"reward_{success}")
         desk.write("rollouts.parquet", rollouts, ROLLOUTS)
         desk.write("scores.parquet", scores, SCORES)
         desk.write("evaluation.parquet", table, EVALUATION)
@@ -59,7 +66,9 @@ def run(
         }
         desk.metrics |= {f"pass_at_{k}": mean(table[f"pass_at_{k}"]) for k in config.k}
         if config.samples > 1:
-            desk.metrics[f"maj_at_{config.samples}"] = mean(table["majority_correct"].cast(pl.Float64))
+            votes = table["majority_correct"]  # a prompt that nobody answered has no vote, and counts as wrong
+            right = votes.fill_null(False) if votes.drop_nulls().len() else votes
+            desk.metrics[f"maj_at_{config.samples}"] = mean(right.cast(pl.Float64))
 
 
 def per_prompt(judged: pl.DataFrame, config: EvaluateConfig, column: str) -> pl.DataFrame:

@@ -43,6 +43,7 @@ def collate(
     pad: int = 0,
 ) -> TokenBatch:
     """A batch from token ids; a temperature of 0 (greedy) counts as 1."""
+    assert all(prompts), "a first token needs something before it"
     lengths = [len(p) + len(c) for p, c in zip(prompts, completions, strict=True)]
     width = max(lengths)
     ids = torch.full((len(lengths), width), pad, dtype=torch.long)

@@ -40,6 +40,6 @@ class Engine(Protocol):
     ) -> list[list[Completion]]:
         """For each prompt as many completions as it has seeds.
 
-        A completion depends on the policy, its prompt and its seed; what else is in the call may change its
-        log-probabilities by rounding only.
+        A completion depends on the policy, its prompt and its seed; what else is in the call changes its
+        log-probabilities by rounding only, which may, rarely, tip the choice of a token.
         """

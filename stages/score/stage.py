@@ -17,7 +17,7 @@ from stages.score.mark import Item
 from stages.score.rewards import judge
 
 
-def run(job: Job, config: ScoreConfig, device: str) -> None:
+def run(job: Job, config: ScoreConfig) -> None:
     """Judges the rollouts of iteration k."""
     with open_stage(job, "score", "score", config.model_dump(mode="json")) as desk:
         rollouts = desk.read(job.paths.stage(job.iteration, "sample") / "rollouts.parquet", ROLLOUTS)
@@ -28,9 +28,8 @@ def run(job: Job, config: ScoreConfig, device: str) -> None:
 
             policy = job.paths.policy(0)
             desk.notes["reference_digest"] = desk.take_folder(policy)
-            desk.device = device
             with desk.timed("reference"):
-                logprobs = reference_logprobs(rollouts, policy, config.micro_batch_tokens, device, job.progress)
+                logprobs = reference_logprobs(rollouts, policy, config.micro_batch_tokens, job.device, job.progress)
             scores = scores.with_columns(pl.Series("reference_logprobs", logprobs, dtype=pl.List(pl.Float32)))
         desk.write("scores.parquet", scores, SCORES)
         desk.metrics |= score_metrics(scores, config)
@@ -59,8 +58,12 @@ def score_rows(rollouts: pl.DataFrame, config: ScoreConfig) -> pl.DataFrame:
 
 
 def _extracted(items: list[Item], config: ScoreConfig) -> list[str | None]:
-    where = next((reward.extract for reward in config.rewards if isinstance(reward, AnswerReward)), None)
-    return [None if where is None else extract(item.completion, where) for item in items]
+    rewards = [reward for reward in config.rewards if isinstance(reward, AnswerReward)]
+    out = []
+    for item in items:
+        mine = [reward for reward in rewards if reward.tasks is None or item.task in reward.tasks]
+        out.append(extract(item.completion, mine[0].extract) if mine else None)
+    return out
 
 
 def score_metrics(scores: pl.DataFrame, config: ScoreConfig) -> dict[str, float | None]:

@@ -18,11 +18,10 @@ from stages.update.loop import mismatch, old_logprobs, train
 OPTIMIZER = "optimizer.safetensors"
 
 
-def run(job: Job, config: UpdateConfig, device: str) -> None:
+def run(job: Job, config: UpdateConfig) -> None:
     """Trains policy k-1 on the rollouts of iteration k; with nothing to train on, policy k is policy k-1."""
     k, paths = job.iteration, job.paths
     with open_stage(job, "update", "update", config.model_dump(mode="json")) as desk:
-        desk.device = device
         rows = training_rows(
             desk.read(paths.stage(k, "sample") / "rollouts.parquet", ROLLOUTS),
             desk.read(paths.stage(k, "score") / "scores.parquet", SCORES),
@@ -32,7 +31,7 @@ def run(job: Job, config: UpdateConfig, device: str) -> None:
         with desk.timed("load"):
             parent = paths.policy(k - 1)
             desk.notes["parent_digest"] = desk.take_folder(parent)
-            model = load_model(parent, device)
+            model = load_model(parent, job.device)
             check_head(model)
             optimizer = Optimizer(model, config.optimizer)
             if k > 1:
@@ -40,11 +39,11 @@ def run(job: Job, config: UpdateConfig, device: str) -> None:
         old = [row.sampler_T for row in rows]
         if rows and config.old_logprobs == "recompute":
             with desk.timed("old_logprobs"):
-                old = old_logprobs(model, rows, config.micro_batch_tokens, device)
+                old = old_logprobs(model, rows, config.micro_batch_tokens, job.device)
             desk.metrics |= mismatch(old, rows)
         with desk.timed("train"):
             seed = derive(job.seed, "update", k)
-            steps = train(model, optimizer, rows, old, config, seed, device, job.progress)
+            steps = train(model, optimizer, rows, old, config, seed, job.device, job.progress)
         with desk.timed("save"):
             save_policy(model, desk.folder / "policy", parent)
             write_tensors(desk.folder / OPTIMIZER, optimizer.state())

@@ -4,7 +4,7 @@ import string
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from stages.contract.config import Config
 from stages.model.config import OptimizerConfig
@@ -53,7 +53,18 @@ class AnswerDemonstrations(Config):
     per_prompt: int = Field(default=8, gt=0)
     """Demonstrations of each prompt."""
     template: str = "{answer}"
-    """Text of a completion."""
+    """Text of a completion, with `{answer}` in it."""
+
+    @field_validator("template")
+    @classmethod
+    def _with_answer(cls, value: str) -> str:
+        try:
+            fits = value.format(answer=1) != value.format(answer=2)
+        except (LookupError, ValueError, AttributeError) as error:
+            raise ValueError(f"{{answer}} alone may stand in braces ({error!r})") from error
+        if not fits:
+            raise ValueError("does not hold {answer}, so that all demonstrations would be equal")
+        return value
 
 
 class FileDemonstrations(Config):

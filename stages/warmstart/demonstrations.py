@@ -57,7 +57,7 @@ def from_file(path: Path, render: Callable[[str], str]) -> pl.DataFrame:
         rows: list[dict[str, Any]] = (
             pl.read_parquet(path).to_dicts()
             if path.suffix == ".parquet"
-            else [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+            else [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
         )
     except (pl.exceptions.PolarsError, OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read as JSONL or Parquet ({error})") from error

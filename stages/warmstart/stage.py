@@ -7,9 +7,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from stages.contract import tables
 from stages.contract.columns import DEMONSTRATIONS, PROMPTS, SUPERVISED_STEPS
+from stages.contract.errors import DataError
 from stages.contract.seeds import derive
 from stages.contract.workspace import Job, Workspace, open_stage
-from stages.model.load import load_model, load_tokenizer, save_policy
+from stages.model.load import context_length, load_model, load_tokenizer, save_policy
 from stages.model.logprobs import check_head
 from stages.model.render import Format, encode, render
 from stages.warmstart.config import (
@@ -25,16 +26,15 @@ from stages.warmstart.new_model import character_tokenizer, new_model
 from stages.warmstart.tune import tune
 
 
-def run(job: Job, config: WarmstartConfig, device: str) -> None:
+def run(job: Job, config: WarmstartConfig) -> None:
     """Writes the starting policy."""
     with open_stage(job, "warmstart", "update", config.model_dump(mode="json")) as desk:
-        desk.device = device
         parent = config.model.path if isinstance(config.model, FolderModel) else None
         with desk.timed("load"):
-            model, tokenizer = _model(desk, config, job.seed, device)
+            model, tokenizer = _model(desk, config, job.seed, job.device)
             check_head(model)
         if config.tuning is not None:
-            _tune(job, desk, model, tokenizer, config.tuning, device)
+            _tune(job, desk, model, tokenizer, config.tuning)
         with desk.timed("save"):
             policy = desk.folder / "policy"
             save_policy(model, policy, parent)
@@ -65,7 +65,6 @@ def _tune(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     tuning: TuningConfig,
-    device: str,
 ) -> None:
     prompts = desk.read(job.paths.stage(0, "prompts") / "train.parquet", PROMPTS)
     kind: Format = prompts["format"][0]
@@ -83,8 +82,13 @@ def _tune(
         (encode(tokenizer, prompt, kind), [*encode(tokenizer, completion, "chat"), int(tokenizer.eos_token_id)])
         for prompt, completion in rows.select("prompt", "completion").iter_rows()
     ]
+    context = context_length(model)
+    fitting = [(prompt, completion) for prompt, completion in pairs if prompt and len(prompt + completion) <= context]
+    desk.drop(f"demonstration without a prompt or longer than {context} tokens", len(pairs) - len(fitting))
+    if not fitting:
+        raise DataError(f"warmstart.tuning.demonstrations: none of {len(pairs)} fits the context of {context} tokens")
     with desk.timed("train"):
-        steps = tune(model, pairs, tuning, derive(job.seed, "warmstart"), device, job.progress)
+        steps = tune(model, fitting, tuning, derive(job.seed, "warmstart"), job.device, job.progress)
     columns = {field.name: [step[field.name] for step in steps] for field in SUPERVISED_STEPS.fields}
     desk.write("supervised_steps.parquet", tables.frame(SUPERVISED_STEPS, columns), SUPERVISED_STEPS)
     desk.metrics |= {"loss": steps[-1]["loss"], "optimizer_steps": float(len(steps))}

@@ -82,7 +82,7 @@ def test_a_block_that_fails_leaves_nothing(error: BaseException, job: Job) -> No
     with pytest.raises(type(error)), open_stage(job, "score", "score", {}) as desk:
         desk.write("steps.parquet", frame(), SUPERVISED_STEPS)
         raise error
-    assert list(job.paths.iteration(3).iterdir()) == []
+    assert not job.paths.iteration(3).exists()
 
 
 def test_a_rerun_that_fails_leaves_the_old_output_in_place(job: Job) -> None:
@@ -155,11 +155,10 @@ def test_the_manifest_says_what_was_read_written_and_dropped(paths: RunPaths, tm
         desk.metrics["loss"] = 1.75
         desk.metrics["kl"] = None
         desk.notes["engine"] = "none"
-        desk.device = "abacus"
         with desk.timed("thinking"):
             pass
     manifest = known(paths.stage(2, "score"))
-    assert (manifest.stage, manifest.iteration, manifest.seed, manifest.device) == ("score", 2, 11, "abacus")
+    assert (manifest.stage, manifest.iteration, manifest.seed, manifest.device) == ("score", 2, 11, "cpu")
     assert manifest.config == {"reference": None, "rewards": ["math"]}
     assert manifest.config_digest == config_digest({"rewards": ["math"], "reference": None})
     assert manifest.config_digest != config_digest({"rewards": ["math"], "reference": "start"})

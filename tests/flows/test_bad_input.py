@@ -59,7 +59,11 @@ def test_what_only_sampling_can_know_leaves_the_stages_before_it_whole(tmp_path,
     refused(done, *texts)
     assert (tmp_path / "artifacts/small/iterations/0000/update/manifest.json").is_file()
     assert list(tmp_path.rglob("*.partial")) == []
-    assert not list((tmp_path / "artifacts/small/iterations").glob("0001/sample"))
+    assert not (tmp_path / "artifacts/small/iterations/0001").exists()
+    if name == "more prompts than there are":  # what was not done yet can be put right in the same run
+        again = run_grpo(tmp_path, "train", SMALL, "--set", "sample.prompts=8", "--iterations", "1")
+        assert again.returncode == 0, again.stdout + again.stderr
+        assert not (tmp_path / "artifacts/small/superseded").exists()
 
 
 def test_a_configuration_file_that_is_missing_or_no_yaml(tmp_path):
@@ -142,4 +146,14 @@ def test_stages_and_runs_that_do_not_exist(small_folder):
         run_grpo(small_folder, "stage", "score", "small", "--iteration", "1", "--set", "update.epochs=3"),
         "the stage score takes settings that begin with `score.`",
     )
+    assert sorted(path.name for path in (small_folder / "artifacts/small/iterations").iterdir()) == [
+        f"{k:04d}" for k in range(4)
+    ]
     assert list(small_folder.rglob("*.partial")) == []
+
+
+def test_a_folder_that_is_no_run_is_never_written_to_nor_removed(tmp_path):
+    (tmp_path / "artifacts" / "small").mkdir(parents=True)
+    (tmp_path / "artifacts" / "small" / "thesis.tex").write_text("irreplaceable")
+    refused(run_grpo(tmp_path, "train", SMALL), "a folder that is no run is in the way")
+    assert [path.name for path in (tmp_path / "artifacts" / "small").iterdir()] == ["thesis.tex"]

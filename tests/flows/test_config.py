@@ -74,7 +74,7 @@ def test_a_dump_writes_every_field_out() -> None:
         ({"updat": {}}, "updat: unknown key; did you mean 'update'?"),
         ({"update__epoch": 2}, "update.epoch: unknown key; did you mean 'epochs'?"),
         ({"sample__sampling__temprature": 1}, "sample.sampling.temprature: unknown key; did you mean 'temperature'?"),
-        ({"qqq": 1}, "qqq: unknown key; remove it"),
+        ({"qqq": 1}, "qqq: unknown key; known are ['run', 'seed'"),
         ({"update__epochs": "many"}, "update.epochs: Input should be a valid integer"),
         ({"update__epochs": "many"}, "(seen: 'many')"),
         ({"iterations": 2.5}, "iterations: Input should be a valid integer, got a number with a fractional part"),
@@ -269,7 +269,8 @@ def test_an_override_of_an_unknown_field_is_told_as_in_a_file() -> None:
 def test_differences_name_fields_and_both_values() -> None:
     other = small(seed=3, score__rewards__1__weight=0.25, sample__sampling__stop_token_ids=[5])
     assert differences(small(), other) == [
-        "sample.sampling.stop_token_ids.0: None there, 5 here",
+        "sample.sampling.stop_token_ids: [] there, nothing here",
+        "sample.sampling.stop_token_ids.0: nothing there, 5 here",
         "score.rewards.1.weight: 0.5 there, 0.25 here",
         "seed: 0 there, 3 here",
     ]
@@ -277,8 +278,8 @@ def test_differences_name_fields_and_both_values() -> None:
 
 def test_a_reward_more_and_an_evaluation_less_are_differences() -> None:
     more = small(score__rewards=[*SMALL["score"]["rewards"], {"type": "format"}])
-    assert "score.rewards.2.type: None there, 'format' here" in differences(small(), more)
-    assert "evaluate.samples: 1 there, None here" in differences(small(), small(evaluate=None))
+    assert 'score.rewards.2.type: nothing there, "format" here' in differences(small(), more)
+    assert "evaluate.samples: 1 there, nothing here" in differences(small(), small(evaluate=None))
 
 
 def test_more_iterations_other_hardware_and_the_name_do_not_make_another_run() -> None:

@@ -27,9 +27,11 @@ def states(folder):
 
 def test_a_rerun_that_changes_nothing_makes_nothing_stale(folder):
     before = (folder / "artifacts/small/iterations/0002/score/scores.parquet").read_bytes()
-    done = run_grpo(folder, "stage", "score", "small", "--iteration", "2")
+    done = run_grpo(folder, "stage", "score", "small", "--iteration", "2", "--set", "hardware.device=auto")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "nothing is stale" in done.stdout
+    manifest = json.loads((folder / "artifacts/small/iterations/0002/score/manifest.json").read_text())
+    assert (manifest["overrides"], manifest["threads"]) == ({}, 1)
     assert (folder / "artifacts/small/iterations/0002/score/scores.parquet").read_bytes() == before
     assert (folder / "artifacts/small/superseded/0002/score.1/scores.parquet").read_bytes() == before
     assert {status for status, _ in states(folder).values()} == {"current"}

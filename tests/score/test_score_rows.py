@@ -66,7 +66,7 @@ def test_a_table_of_several_rewards_by_hand(tmp_path):
     assert scores["reward_watched"].to_list() == [0.75, 0.25, 0.75, 0.5, 0.75, 0]
     # 1 + 0.5 - 0.25; 0; the math timed out; 2 + 0.5 - 0.25 / 2; the verifier raised; 0.5 alone
     assert scores["reward"].to_list() == [1.25, 0, None, 2.375, None, 0.5]
-    assert scores["extracted"].to_list() == ["0.5", None, "2^{2^{2^{2^{2^2}}}}", "42", "two times three", "hello"]
+    assert scores["extracted"].to_list() == ["0.5", None, "2^{2^{2^{2^{2^2}}}}", "42", "two times three", None]
     assert scores["error"].is_null().to_list() == [True, True, False, True, False, True]
     assert scores["error"][2] == "math: no verdict in 0.5 s"
     assert scores["error"][4].startswith("reasoning_gym: reasoning-gym: ValueError: ")

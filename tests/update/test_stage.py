@@ -29,9 +29,9 @@ def one_iteration(paths, k, reward, config):
     sampling = SamplingConfig(max_tokens=6, stop_token_ids=tuple(range(2, 40)))  # so that lengths differ
     drawing = SampleConfig(prompts=4, group_size=3, sampling=sampling, max_prompt_tokens=12)
     sample.run(job, drawing, TransformersSampler(64, "cpu"))
-    score.run(job, ScoreConfig(rewards=[reward], reference="start"), "cpu")
+    score.run(job, ScoreConfig(rewards=[reward], reference="start"))
     advantage.run(job, Grpo())
-    update.run(job, config, "cpu")
+    update.run(job, config)
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def started(tmp_path, tiny_policy):
     paths = RunPaths(tmp_path / "run")
     source = {"type": "file", "path": tmp_path / "data.jsonl"}
     prompts.run(Job(paths, 0, seed=1), PromptsConfig(source=source, heldout=0, format="text"))
-    warmstart.run(Job(paths, 0, seed=1), WarmstartConfig(model={"type": "folder", "path": tiny_policy}), "cpu")
+    warmstart.run(Job(paths, 0, seed=1), WarmstartConfig(model={"type": "folder", "path": tiny_policy}))
     return paths
 
 
@@ -91,7 +91,7 @@ def test_a_bit_that_flipped_in_a_table_is_found_before_it_is_trained_on(started)
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
     with pytest.raises(ArtifactError, match=r"advantages\.parquet: .*grpo stage advantage run --iteration 1"):
-        update.run(Job(started, 1, seed=1), UpdateConfig(), "cpu")
+        update.run(Job(started, 1, seed=1), UpdateConfig())
 
 
 def test_a_model_without_chat_template_is_not_asked_to_chat(tmp_path, tiny_policy):
@@ -99,6 +99,6 @@ def test_a_model_without_chat_template_is_not_asked_to_chat(tmp_path, tiny_polic
     paths = RunPaths(tmp_path / "run")
     source = {"type": "file", "path": tmp_path / "data.jsonl"}
     prompts.run(Job(paths, 0, seed=1), PromptsConfig(source=source, heldout=0))
-    warmstart.run(Job(paths, 0, seed=1), WarmstartConfig(model={"type": "folder", "path": tiny_policy}), "cpu")
+    warmstart.run(Job(paths, 0, seed=1), WarmstartConfig(model={"type": "folder", "path": tiny_policy}))
     with pytest.raises(ConfigError, match="no chat template; use text"):
         sample.run(Job(paths, 1, seed=1), SampleConfig(prompts=1), TransformersSampler(64, "cpu"))

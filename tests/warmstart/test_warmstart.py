@@ -99,7 +99,7 @@ def test_tuning_on_a_file_teaches_its_completions_after_the_prompt_as_the_model_
         "batch_size": 2,
         "optimizer": {"learning_rate": 0.01},
     }
-    warmstart_stage.run(job(tmp_path), WarmstartConfig(model=model, tuning=tuning), "cpu")
+    warmstart_stage.run(job(tmp_path), WarmstartConfig(model=model, tuning=tuning))
     policy = tmp_path / "run/iterations/0000/update/policy"
     assert logprob(policy, "say a", "alpha") > -0.1
     assert logprob(policy, "say b", "beta") > -0.1
@@ -111,9 +111,30 @@ def test_tuning_on_a_file_teaches_its_completions_after_the_prompt_as_the_model_
     assert set(steps["tokens"]) == {len("alpha") + len("beta") + 2}
 
 
+def test_a_demonstration_that_is_too_long_is_dropped_and_counted(tmp_path):
+    run_prompts(tmp_path, [{"prompt": "x", "answer": "y"}], format="text")
+    pairs = [
+        {"prompt": "a", "completion": "b"},
+        {"prompt": "a", "completion": "b" * 40},
+        {"prompt": "é", "completion": "b"},
+    ]
+    (tmp_path / "demos.jsonl").write_text("\n".join(map(json.dumps, pairs)))
+    model = {"type": "new", "hidden_size": 32, "intermediate_size": 32, "layers": 1, "heads": 1, "context_length": 32}
+    tuning = {"demonstrations": {"type": "file", "path": tmp_path / "demos.jsonl"}, "steps": 1, "batch_size": 1}
+    warmstart_stage.run(job(tmp_path), WarmstartConfig(model=model, tuning=tuning))
+    manifest = json.loads((tmp_path / "run/iterations/0000/update/manifest.json").read_text())
+    assert manifest["dropped"] == {"demonstration without a prompt or longer than 32 tokens": 2}
+
+
+@pytest.mark.parametrize("template", ["{result}", "answer", "{", "{0}"])
+def test_a_template_without_the_answer_is_refused(template):
+    with pytest.raises(ValueError, match="answer"):
+        AnswerDemonstrations(type="answers", template=template)
+
+
 def test_a_model_taken_as_it_is_keeps_its_bits_and_its_files(tmp_path, tiny_policy):
     run_prompts(tmp_path, [{"prompt": "x", "answer": "y"}])
-    warmstart_stage.run(job(tmp_path), WarmstartConfig(model={"type": "folder", "path": tiny_policy}), "cpu")
+    warmstart_stage.run(job(tmp_path), WarmstartConfig(model={"type": "folder", "path": tiny_policy}))
     policy = tmp_path / "run/iterations/0000/update/policy"
     one, other = load_model(tiny_policy, "cpu"), load_model(policy, "cpu")
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
