@@ -45,9 +45,12 @@ class Display:
         self._bar.stop()
 
     def working(self, stage: str, k: int, done: int, total: int) -> None:
-        """Moves the bar."""
-        text = f"iteration {k}/{self._iterations} · {stage}"
-        self._bar.update(self._task, description=text, completed=done, total=total or None)
+        """Moves the bar; a stage that begins gets a new one, whose end is not known yet."""
+        if total == 0:
+            self._bar.remove_task(self._task)
+            self._task = self._bar.add_task(f"iteration {k}/{self._iterations} · {stage}", total=None)
+        else:
+            self._bar.update(self._task, completed=done, total=total)
 
     def iteration_done(self, paths: RunPaths, k: int) -> None:
         """Writes an iteration's line."""
