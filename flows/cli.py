@@ -50,6 +50,7 @@ def train(
         console.print(f"run {resolved.run} is complete: {last} iterations, all current. Nothing to do.")
         return _farewell(paths, artifacts, last)
     with prefect_server(artifacts) as wait_for_server:
+        import stages.sample.transformers_engine  # noqa: F401 - torch and transformers load while the server starts
         from flows import progress
         from flows.display import Display
         from flows.train import train as flow
