@@ -42,10 +42,8 @@ def check_same(paths: RunPaths, config: RunConfig) -> bool:
     if not paths.config.is_file() or not _has_stages(paths):
         return False
     _, old = open_run(paths.root.parent, paths.root.name)
-    places = {path.parent.name for path in paths.iterations.glob("*/*/manifest.json")}
-    done = {"seed", *places, *(["warmstart"] if paths.stage(0, "update").exists() else [])}
-    if not any(path.parent.parent.name != "0000" for path in paths.iterations.glob("*/update/manifest.json")):
-        done.discard("update")  # the folder of that name in iteration 0 is the warmstart's
+    folders = [path.parts[-3:-1] for path in paths.iterations.glob("*/*/manifest.json")]
+    done = {"seed"} | {"warmstart" if (k, place) == ("0000", "update") else place for k, place in folders}
     if lines := [line for line in differences(old, config) if re.split("[.:]", line)[0] in done]:
         told = "\n".join(f"  {line}" for line in lines)
         raise ConfigError(
