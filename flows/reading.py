@@ -75,7 +75,7 @@ def completions(
     if k not in scored:
         raise ConfigError(f"{paths.root}: iteration {k} has no scores; there are {_ranges(scored)}")
     rollouts = tables.read(paths.stage(k, "sample") / "rollouts.parquet", ROLLOUTS)
-    scores = tables.read(paths.stage(k, "score") / "scores.parquet", SCORES).drop("reference_logprobs")
+    scores = tables.read(paths.stage(k, "score") / "scores.parquet", SCORES).drop("reference_logprobs", "values")
     rows = tables.join(rollouts, scores, f"rollouts and scores of iteration {k}")
     path = paths.stage(k, "advantage") / "advantages.parquet"
     if path.is_file():

@@ -44,6 +44,7 @@ def advantage_rows(rows: pl.DataFrame, config: AdvantageConfig) -> pl.DataFrame:
             "prompt_id": rows["prompt_id"],
             "sample": rows["sample"],
             "advantages": values.repeat_by(rows["length"].cast(pl.UInt32)),
+            "returns": [None] * rows.height,
             "train": pl.Series([name is None for name in reason], dtype=pl.Boolean),
             "reason": reason,
             "group_mean": pl.Series(groups.mean_N, nan_to_null=True),

@@ -10,7 +10,8 @@ import pyarrow as pa
 KEY = ("prompt_id", "sample")
 SCHEMA_VERSION = 1
 
-_tokens = pa.list_(pa.int32())
+_ints = pa.list_(pa.int32())
+_tokens = _ints
 _floats = pa.list_(pa.float32())
 _messages = pa.list_(pa.struct([pa.field("role", pa.string(), False), pa.field("content", pa.string(), False)]))
 
@@ -110,8 +111,13 @@ SCORES = Table(
         pa.field("error", pa.string()),  # what failed
         pa.field("extracted", pa.string()),  # the answer that the first reward to look for one found
         pa.field("reference_logprobs", _floats),  # [T]
+        pa.field("values", _floats),  # [T], the critic's, before each token; null without a critic
+        pa.field(
+            "token_rewards", _floats
+        ),  # [T], the part of `reward` earned at each token; null where all is the last's
+        pa.field("step_ends", _ints),  # [S], ascending: the last token of each step that was judged
     ),
-    families=(("reward_", pa.float64()), ("status_", pa.string())),
+    families=(("reward_", pa.float64()), ("status_", pa.string()), ("weight_", pa.float64())),
 )
 
 ADVANTAGES = Table(
@@ -119,6 +125,7 @@ ADVANTAGES = Table(
     (
         *_key,
         _required("advantages", _floats),  # [T]
+        pa.field("returns", _floats),  # [T], what the critic is to foretell; null but for gae
         _required("train", pa.bool_()),
         pa.field("reason", pa.string()),  # why not
         pa.field("group_mean", pa.float64()),

@@ -44,16 +44,18 @@ def score_rows(rollouts: pl.DataFrame, config: ScoreConfig) -> pl.DataFrame:
         ).iter_rows(named=True)
     ]
     marks = {reward_name(reward): judge(reward, items) for reward in config.rewards}
+    weights = {reward_name(reward): reward.weight for reward in config.rewards}
     columns: dict[str, Any] = {
         "prompt_id": rollouts["prompt_id"],
         "sample": rollouts["sample"],
-        "reward": weighted(marks, {reward_name(reward): reward.weight for reward in config.rewards}),
+        "reward": weighted(marks, weights),
         "error": failures(marks),
         "extracted": _extracted(items, config),
-        "reference_logprobs": [None] * rollouts.height,
+        **{name: [None] * rollouts.height for name in ("reference_logprobs", "values", "token_rewards", "step_ends")},
     }
     for name, column in marks.items():
         columns |= {f"reward_{name}": [m.value for m in column], f"status_{name}": [m.status for m in column]}
+        columns[f"weight_{name}"] = [weights[name]] * rollouts.height
     return tables.frame(SCORES, columns)
 
 

@@ -73,8 +73,12 @@ EXAMPLES: dict[str, tuple[Table, dict[str, Any]]] = {
             "error": [None, "math: no verdict in 5 s", None],
             "extracted": ["2", None, "4"],
             "reference_logprobs": [[-0.5, -0.25], None, []],
+            "values": [[0.5, 0.75], None, []],
+            "token_rewards": [[0.0, 1.0], None, []],
+            "step_ends": [[1], None, []],
             "reward_math": [1.0, None, 0.5],
             "status_math": ["ok", "timeout", "ok"],
+            "weight_math": [1.0, 1.0, 1.0],
         },
     ),
     "advantages": (
@@ -82,6 +86,7 @@ EXAMPLES: dict[str, tuple[Table, dict[str, Any]]] = {
         KEYS
         | {
             "advantages": [[0.5, 0.5], [-0.5], []],
+            "returns": [[1.0, 0.5], None, []],
             "train": [True, True, False],
             "reason": [None, None, "no spread"],
             "group_mean": [0.5, 0.5, None],
@@ -179,6 +184,7 @@ def test_equal_frames_give_equal_bytes_however_they_came_about(tmp_path: Path) -
         "error": [None] * rows,
         "extracted": [str(i % 13) for i in range(rows)],
         "reference_logprobs": [[-0.5] * (i % 3) for i in range(rows)],
+        **dict.fromkeys(("values", "token_rewards", "step_ends"), [None] * rows),
     }
     whole = tables.frame(SCORES, columns)
     longer = pl.concat([whole, scores().select(whole.columns)])
@@ -217,7 +223,7 @@ def test_a_column_of_no_family_is_refused(place: Path) -> None:
 def test_a_family_takes_any_number_of_columns_in_the_order_given(place: Path) -> None:
     named = {f"reward_{name}": [0.0, 0.5, 1.0] for name in ("zeal", "art")}
     tables.write(place, scores(named), SCORES)
-    assert tables.read(place, SCORES).columns[-4:] == ["reward_math", "status_math", "reward_zeal", "reward_art"]
+    assert tables.read(place, SCORES).columns[-3:] == ["weight_math", "reward_zeal", "reward_art"]
 
 
 def test_values_of_another_type_are_refused(place: Path) -> None:

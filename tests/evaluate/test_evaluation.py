@@ -181,7 +181,7 @@ def marked(rollouts: pl.DataFrame) -> pl.DataFrame:
         "reward": rewards,
         "error": [None] * len(rewards),
         "extracted": rollouts["completion"],
-        "reference_logprobs": [None] * len(rewards),
+        **dict.fromkeys(("reference_logprobs", "values", "token_rewards", "step_ends"), [None] * len(rewards)),
         "reward_even": rewards,
         "status_even": ["ok"] * len(rewards),
     }
