@@ -9,7 +9,7 @@ from typing import Any, Literal, Self, get_args
 import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
-from stages.advantage.config import AdvantageConfig, Grpo
+from stages.advantage.config import AdvantageConfig, Grpo, compares_groups, kl_coefficient
 from stages.contract.config import Config
 from stages.contract.errors import ConfigError
 from stages.contract.paths import checked_name
@@ -66,6 +66,13 @@ class RunConfig(Config):
         sampling, names = self.sample.sampling, [reward_name(reward) for reward in self.score.rewards]
         if self.update.kl.coefficient > 0 and self.score.reference is None:
             raise ValueError("update.kl.coefficient is above 0, which needs `score.reference: start`")
+        if kl_coefficient(self.advantage) > 0 and self.score.reference is None:
+            raise ValueError("advantage.kl.coefficient is above 0, which needs `score.reference: start`")
+        if compares_groups(self.advantage) and self.sample.group_size < 2:
+            raise ValueError(
+                f"sample.group_size is {self.sample.group_size}, but advantage.type {self.advantage.type} compares the "
+                "completions of a group: use 2 or more, or another method"
+            )
         if sampling.temperature == 0:
             raise ValueError("sample.sampling.temperature is 0, which makes the completions of a group equal; use 1")
         if self.update.old_logprobs == "sampler" and (sampling.top_p < 1 or sampling.top_k > 0):

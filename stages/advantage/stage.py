@@ -1,53 +1,102 @@
 """The stage `advantage`: rollouts, scores → advantages.parquet."""
 
 from collections import Counter
+from collections.abc import Collection, Mapping
 
-import numpy as np
 import polars as pl
 
-from stages.advantage.config import AdvantageConfig
-from stages.advantage.filters import reasons
-from stages.advantage.groups import group_statistics
-from stages.advantage.grpo import advantages
+from stages.advantage.batch import batch_of
+from stages.advantage.config import AdvantageConfig, Reinforce
+from stages.advantage.filters import reasons, too_old
+from stages.advantage.methods import Estimate, estimate, group_view
+from stages.advantage.ragged import to_lists
 from stages.contract import tables
-from stages.contract.columns import ADVANTAGES, KEY, ROLLOUTS, SCORES
-from stages.contract.workspace import Job, open_stage
+from stages.contract.columns import ADVANTAGE_STATE, ADVANTAGES, KEY, ROLLOUTS, SCORES
+from stages.contract.workspace import Job, Workspace, open_stage
+
+STATE = "state.parquet"
 
 
 def run(job: Job, config: AdvantageConfig) -> None:
-    """Gives each completion of iteration k its advantage."""
+    """Gives each completion of iteration k its advantages."""
     with open_stage(job, "advantage", "advantage", config.model_dump(mode="json")) as desk:
         rollouts = desk.read(job.paths.stage(job.iteration, "sample") / "rollouts.parquet", ROLLOUTS)
         scores = desk.read(job.paths.stage(job.iteration, "score") / "scores.parquet", SCORES)
-        lengths = rollouts.select(*KEY, pl.col("completion_tokens").list.len().cast(pl.Int64).alias("length"))
-        table = advantage_rows(tables.join(lengths, scores.select(*KEY, "reward"), "rollouts and scores"), config)
+        table, result = advantage_rows(
+            joined(rollouts, scores), config, _policies(job, desk, config.max_age), _former(job, desk, config)
+        )
         desk.write("advantages.parquet", table, ADVANTAGES)
-        counted = Counter(table["reason"].drop_nulls().to_list())
-        for reason, count in sorted(counted.items()):
+        if isinstance(config, Reinforce) and config.baseline == "running":
+            state = {"name": list(result.state), "value": list(result.state.values())}
+            desk.write(STATE, tables.frame(ADVANTAGE_STATE, state), ADVANTAGE_STATE)
+        for reason, count in sorted(Counter(table["reason"].drop_nulls().to_list()).items()):
             desk.drop(reason, count)
-        desk.metrics |= {
-            "trained_rows": float(table["train"].sum()),
-            "constant_group_rows": float(counted["constant group"] / table.height),
-        }
+        desk.metrics |= {"trained_rows": float(table["train"].sum())} | result.figures | result.state
 
 
-def advantage_rows(rows: pl.DataFrame, config: AdvantageConfig) -> pl.DataFrame:
-    """The table `advantages` of rows with prompt_id, sample, length and reward."""
-    rewards_N = rows["reward"].cast(pl.Float64).fill_null(np.nan).to_numpy()
-    group_N = (rows["prompt_id"].rank("dense").cast(pl.Int64) - 1).to_numpy()
-    groups = group_statistics(rewards_N, group_N, config.ddof)
-    reason = reasons(rewards_N, groups, rows["length"].to_numpy())
-    values = pl.Series(advantages(rewards_N, groups, config), dtype=pl.Float32)
-    return tables.frame(
+def joined(rollouts: pl.DataFrame, scores: pl.DataFrame) -> pl.DataFrame:
+    """The columns of rollouts and scores that advantages are computed from."""
+    drawn = rollouts.select(
+        *KEY,
+        pl.col("completion_tokens").list.len().cast(pl.Int64).alias("length"),
+        "sampler_logprobs",
+        "finish_reason",
+        "policy_digest",
+    )
+    judged = scores.drop("error", "extracted", *(name for name in scores.columns if name.startswith("status_")))
+    return tables.join(drawn, judged, "rollouts and scores")
+
+
+def advantage_rows(
+    rows: pl.DataFrame,
+    config: AdvantageConfig,
+    policies: Collection[str] | None = None,
+    former: Mapping[str, float] | None = None,
+) -> tuple[pl.DataFrame, Estimate]:
+    """The table `advantages` of joined rows, and what else the method gave.
+
+    Args:
+        rows: prompt_id, sample, length, reward, and of the columns of rollouts and scores those that the method needs.
+        config: the method.
+        policies: digests of the policies whose completions are young enough; None takes any.
+        former: what the iteration before handed on.
+    """
+    batch = batch_of(rows)
+    old_N = too_old(rows["policy_digest"], policies) if policies is not None else batch.length_N < 0
+    batch = batch.without(old_N)
+    groups = group_view(batch, config)
+    reason = reasons(batch, old_N, groups, config)
+    result = estimate(batch, reason.is_null().to_numpy(), config, former or {})
+    constant = float((groups.constant_N & (groups.count_N > 1)).mean()) if rows.height else 0.0
+    result.figures["constant_group_rows"] = constant
+    returns = to_lists(result.returns_M, batch.length_N) if result.returns_M is not None else [None] * rows.height
+    table = tables.frame(
         ADVANTAGES,
         {
             "prompt_id": rows["prompt_id"],
             "sample": rows["sample"],
-            "advantages": values.repeat_by(rows["length"].cast(pl.UInt32)),
-            "returns": [None] * rows.height,
-            "train": pl.Series([name is None for name in reason], dtype=pl.Boolean),
+            "advantages": to_lists(result.advantages_M, batch.length_N),
+            "returns": returns,
+            "train": reason.is_null(),
             "reason": reason,
             "group_mean": pl.Series(groups.mean_N, nan_to_null=True),
             "group_std": pl.Series(groups.std_N, nan_to_null=True),
         },
     )
+    return table, result
+
+
+def _former(job: Job, desk: Workspace, config: AdvantageConfig) -> dict[str, float]:
+    """What the iteration before handed on to a method that goes on from it."""
+    if not (isinstance(config, Reinforce) and config.baseline == "running") or job.iteration == 1:
+        return {}
+    table = desk.read(job.paths.stage(job.iteration - 1, "advantage") / STATE, ADVANTAGE_STATE)
+    return dict(table.select("name", "value").iter_rows())
+
+
+def _policies(job: Job, desk: Workspace, max_age: int | None) -> set[str] | None:
+    """Digests of the policies that may have drawn this iteration's rollouts: that of k-1 and `max_age` before it."""
+    if max_age is None:
+        return None
+    newest = job.iteration - 1
+    return {desk.cite_folder(job.paths.policy(j)) for j in range(max(0, newest - max_age), newest + 1)}

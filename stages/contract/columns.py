@@ -133,6 +133,15 @@ ADVANTAGES = Table(
     ),
 )
 
+ADVANTAGE_STATE = Table(
+    "advantage_state",
+    (
+        _required("name", pa.string()),  # what an iteration hands on to the next: a running baseline
+        _required("value", pa.float64()),
+    ),
+    key=("name",),
+)
+
 STEPS = Table(
     "steps",
     tuple(

@@ -101,6 +101,24 @@ class Workspace:
             {path.relative_to(folder).as_posix(): self._inputs[self.paths.relative(path)].digest for path in files}
         )
 
+    def cite_folder(self, folder: Path) -> str:
+        """Notes each file of a folder of this run as an input, unread: by its maker's manifest. Returns its digest.
+
+        Raises:
+            ArtifactError: the stage that makes the folder has not been done.
+        """
+        made_by = self.paths.stage_of(folder)
+        manifest = read_manifest(made_by) if made_by is not None else None
+        if made_by is None or manifest is None:
+            raise ArtifactError(f"{folder}: missing{self._remedy(folder)}")
+        inside = {
+            (made_by / name).relative_to(folder).as_posix(): record
+            for name, record in manifest.outputs.items()
+            if (made_by / name).is_relative_to(folder)
+        }
+        self._inputs |= {self.paths.relative(folder / name): record for name, record in inside.items()}
+        return names_digest({name: record.digest for name, record in inside.items()})
+
     def write(self, name: str, frame: pl.DataFrame, table: Table) -> None:
         """Writes an output table."""
         tables.write(self.folder / name, frame, table)

@@ -35,8 +35,8 @@ class SampleConfig(Config):
 
     prompts: int = Field(default=64, gt=0)
     """Prompts an iteration."""
-    group_size: int = Field(default=8, ge=2)
-    """Completions a prompt (G); group-relative advantages need at least 2."""
+    group_size: int = Field(default=8, gt=0)
+    """Completions a prompt (G); methods that compare within a group need at least 2."""
     max_prompt_tokens: int = Field(default=1024, gt=0)
     """Longer prompts are dropped and counted."""
     sampling: SamplingConfig = SamplingConfig()

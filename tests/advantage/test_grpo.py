@@ -82,7 +82,7 @@ def test_the_table_repeats_the_advantage_for_each_token_and_says_why_a_row_is_le
             "reward": [1.0, 0.0, 0.5, 0.5, None, 1.0, 1.0, 0.0],
         }
     )
-    table = advantage_rows(rows, Grpo(ddof=0, eps=0.0))
+    table, _ = advantage_rows(rows, Grpo(ddof=0, eps=0.0))
     constant, failed, alone, empty = "constant group", "no reward", "group of one", "empty completion"
     assert table["reason"].to_list() == [None, None, constant, constant, failed, alone, empty, None]
     assert table["train"].to_list() == [reason is None for reason in table["reason"]]
@@ -93,6 +93,6 @@ def test_the_table_repeats_the_advantage_for_each_token_and_says_why_a_row_is_le
 
 def test_a_whole_group_without_rewards_has_no_statistics():
     rows = pl.DataFrame({"prompt_id": ["a"] * 2, "sample": [0, 1], "length": [1, 1], "reward": [None, None]})
-    table = advantage_rows(rows.with_columns(pl.col("reward").cast(pl.Float64)), Grpo())
+    table, _ = advantage_rows(rows.with_columns(pl.col("reward").cast(pl.Float64)), Grpo())
     assert table["group_mean"].to_list() == [None, None]
     assert table["reason"].to_list() == ["no reward"] * 2

@@ -81,7 +81,11 @@ def test_a_dump_writes_every_field_out() -> None:
         ({"iterations": 0}, "iterations: Input should be greater than 0 (seen: 0)"),
         ({"run": 2024}, "run: Input should be a valid string (seen: 2024)"),
         ({"sample": [1]}, "sample: Input should be a valid dictionary or instance of SampleConfig (seen: [1])"),
-        ({"sample__group_size": 1}, "sample.group_size: Input should be greater than or equal to 2 (seen: 1)"),
+        ({"sample__group_size": 0}, "sample.group_size: Input should be greater than 0 (seen: 0)"),
+        ({"advantage__type": "grop"}, "advantage: Input tag 'grop' found using 'type' does not match"),
+        ({"advantage": {"type": "gae", "lambda": 1}}, "advantage.lambda: unknown key; did you mean 'gae_lambda'?"),
+        ({"advantage__scal": "none"}, "advantage.scal: unknown key; did you mean 'scale'?"),
+        ({"advantage__eps": -1}, "advantage.eps: Input should be greater than or equal to 0 (seen: -1)"),
         ({"sample__sampling__top_p": 0}, "sample.sampling.top_p: Input should be greater than 0 (seen: 0)"),
         ({"update__kl__coefficient": float("nan")}, "update.kl.coefficient: Input should be a finite number"),
         (
@@ -112,6 +116,16 @@ def test_a_wrong_field_is_named_with_what_was_seen_and_what_is_wanted(overrides:
     ("overrides", "told"),
     [
         ({"update__kl__coefficient": 0.1}, "which needs `score.reference: start`"),
+        (
+            {"sample__group_size": 1},
+            "sample.group_size is 1, but advantage.type grpo compares the completions of a group",
+        ),
+        ({"sample__group_size": 1, "advantage__type": "rloo"}, "advantage.type rloo compares"),
+        (
+            {"advantage": {"type": "gae", "kl": {"coefficient": 0.1}}},
+            "advantage.kl.coefficient is above 0, which needs",
+        ),
+        ({"advantage": {"baseline": "leave_one_out", "scale": "mad"}}, "group, batch or none, not with mad"),
         ({"sample__sampling__temperature": 0}, "sample.sampling.temperature is 0"),
         ({"update__old_logprobs": "sampler", "sample__sampling__top_k": 5}, "needs top_p 1 and top_k 0"),
         ({"update__old_logprobs": "sampler", "sample__sampling__top_p": 0.9}, "needs top_p 1 and top_k 0"),
@@ -126,6 +140,7 @@ def test_fields_that_do_not_fit_together_are_told(overrides: dict[str, Any], tol
 def test_what_cures_a_misfit_is_accepted() -> None:
     assert small(update__kl__coefficient=0.1, score__reference="start").score.reference == "start"
     assert small(prompts__heldout=0, evaluate=None).evaluate is None
+    assert small(sample__group_size=1, advantage={"type": "reinforce_plus_plus"}).sample.group_size == 1
     other = {"type": "file", "path": "heldout.jsonl"}
     assert small(prompts__heldout=0, prompts__heldout_source=other).evaluate is not None
 
@@ -142,7 +157,7 @@ def test_a_missing_field_is_named() -> None:
 
 
 def test_all_wrong_fields_are_told_at_once() -> None:
-    told = refusal(update__epochs=0, sample__group_size=1, zebra=1)
+    told = refusal(update__epochs=0, sample__group_size=0, zebra=1)
     assert all(name in told for name in ("update.epochs", "sample.group_size", "zebra"))
     assert len(told.splitlines()) == 4
 

@@ -1,0 +1,154 @@
+"""From a batch to advantages: calls the method that the configuration names. Pure.
+
+Dimensions: N rows, M tokens of all rows in row order, S judged steps of all rows.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import assert_never
+
+import numpy as np
+
+from stages.advantage import gae, grpo, process, reinforce, reinforce_plus_plus, rloo
+from stages.advantage.batch import Batch
+from stages.advantage.config import (
+    AdvantageConfig,
+    Gae,
+    Grpo,
+    KlReward,
+    Process,
+    Reinforce,
+    ReinforcePlusPlus,
+    Rloo,
+)
+from stages.advantage.groups import Bools, Floats, Groups, group_statistics
+from stages.advantage.ragged import row_sums, starts
+from stages.advantage.rewards import kl_penalty, rest, token_rewards
+from stages.contract.errors import ConfigError
+
+BASELINE = "baseline"
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a method gives."""
+
+    advantages_M: Floats
+    returns_M: Floats | None = None
+    """What the critic is to foretell; None for methods without a critic."""
+    state: dict[str, float] = field(default_factory=dict)
+    """What the next iteration starts from, by name."""
+    figures: dict[str, float] = field(default_factory=dict)
+
+
+def group_view(batch: Batch, config: AdvantageConfig) -> Groups:
+    """The statistics of each row's group; `constant_N` says where the method has nothing to compare."""
+    groups = group_statistics(batch.reward_N, batch.group_N, config.ddof if isinstance(config, Grpo | Process) else 1)
+    match config:
+        case Grpo(rewards="normalise_then_sum"):
+            parts = [np.where(np.isnan(batch.reward_N), np.nan, values_N) for _, values_N in batch.parts.values()]
+            useful = [group_statistics(values_N, batch.group_N, 0).useful_N for values_N in parts]
+            return replace(groups, constant_N=~np.any(useful, axis=0) if useful else groups.constant_N)
+        case Rloo() if config.kl.coefficient > 0:
+            shaped_N = batch.reward_N + row_sums(_penalty(batch, config.kl), batch.length_N)
+            return replace(groups, constant_N=group_statistics(shaped_N, batch.group_N, 1).constant_N)
+        case Process():
+            useful_N = group_statistics(rest(batch.reward_N, batch.earned_M, batch.length_N), batch.group_N, 0).useful_N
+            _, steps = process.advantages(*_steps(batch), config)
+            useful_P = np.bincount(batch.group_N[batch.step_row_S], weights=steps.useful_N, minlength=_size(batch)) > 0
+            return replace(groups, constant_N=~(useful_N | useful_P[batch.group_N]))
+        case _:
+            return groups
+
+
+def estimate(batch: Batch, train_N: Bools, config: AdvantageConfig, former: Mapping[str, float]) -> Estimate:
+    """Advantages of every token; 0 for rows without a reward.
+
+    Args:
+        batch: the rows.
+        train_N: rows that are trained on: those over whose tokens a method whitens.
+        config: the method.
+        former: what the iteration before handed on.
+    """
+    result = _estimate(batch, train_N, config, former)
+    scored_M = batch.tokens(~np.isnan(batch.reward_N))
+    return replace(result, advantages_M=np.where(scored_M, result.advantages_M, 0.0))
+
+
+def _estimate(batch: Batch, train_N: Bools, config: AdvantageConfig, former: Mapping[str, float]) -> Estimate:
+    counted_M = batch.tokens(train_N)
+    match config:
+        case Grpo():
+            if config.rewards == "normalise_then_sum":
+                row_N = grpo.decoupled(list(batch.parts.values()), batch.reward_N, batch.group_N, config)
+            else:
+                row_N = grpo.relative(batch.reward_N, batch.group_N, config)
+            return Estimate(np.repeat(row_N, batch.length_N))
+        case Rloo():
+            penalty_M = _penalty(batch, config.kl)
+            shaped_N = batch.reward_N + row_sums(penalty_M, batch.length_N)
+            row_N = rloo.advantages(shaped_N, group_statistics(shaped_N, batch.group_N, 1))
+            return Estimate(np.repeat(row_N, batch.length_N), figures=_kl_figures(penalty_M, counted_M, config.kl))
+        case Reinforce():
+            earned_M, figures = _earned(batch, batch.reward_N, counted_M, config.kl)
+            scored_N = ~np.isnan(batch.reward_N) & (batch.length_N > 0)
+            baseline = former.get(BASELINE)
+            values_M, after = reinforce.advantages(earned_M, batch.length_N, scored_N, config, baseline)
+            return Estimate(values_M, state={} if after is None else {BASELINE: after}, figures=figures)
+        case ReinforcePlusPlus():
+            rewards_N = batch.reward_N
+            if config.baseline == "group":
+                rewards_N = reinforce_plus_plus.centred(rewards_N, group_statistics(rewards_N, batch.group_N, 1))
+            earned_M, figures = _earned(batch, rewards_N, counted_M, config.kl)
+            return Estimate(
+                reinforce_plus_plus.advantages(earned_M, batch.length_N, counted_M, config), figures=figures
+            )
+        case Gae():
+            if batch.values_M is None:
+                raise ConfigError("advantage.type gae needs a critic's values in the scores, which hold none")
+            earned_M, figures = _earned(batch, batch.reward_N, counted_M, config.kl)
+            values_M, returns_M = gae.advantages(earned_M, batch.values_M, batch.length_N, counted_M, config)
+            return Estimate(values_M, returns_M, figures=figures)
+        case Process():
+            values_M, _ = process.advantages(*_steps(batch), config)
+            rest_N = np.where(np.isnan(batch.reward_N), np.nan, rest(batch.reward_N, batch.earned_M, batch.length_N))
+            outcome = group_statistics(rest_N, batch.group_N, config.ddof)
+            return Estimate(values_M + np.repeat(process.normalised(rest_N, outcome, config.eps), batch.length_N))
+        case _:
+            assert_never(config)
+
+
+def _earned(batch: Batch, rewards_N: Floats, counted_M: Bools, kl: KlReward) -> tuple[Floats, dict[str, float]]:
+    penalty_M = _penalty(batch, kl)
+    return token_rewards(rewards_N, batch.earned_M, batch.length_N) + penalty_M, _kl_figures(penalty_M, counted_M, kl)
+
+
+def _penalty(batch: Batch, kl: KlReward) -> Floats:
+    if kl.coefficient == 0:
+        return np.zeros(int(batch.length_N.sum()))
+    if batch.sampler_M is None or batch.reference_M is None:
+        raise ConfigError(
+            "advantage.kl.coefficient is above 0, but the scores hold no reference_logprobs: set score.reference"
+        )
+    return kl_penalty(batch.sampler_M, batch.reference_M, kl)
+
+
+def _kl_figures(penalty_M: Floats, counted_M: Bools, kl: KlReward) -> dict[str, float]:
+    if kl.coefficient == 0 or not counted_M.any():
+        return {}
+    return {"kl_in_reward": float(-penalty_M[counted_M].mean() / kl.coefficient)}
+
+
+def _steps(batch: Batch) -> tuple[Floats, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    if batch.earned_M is None:
+        raise ConfigError(
+            "advantage.type process needs rewards of steps: put a reward that judges steps, such as `equations`, into "
+            "score.rewards"
+        )
+    rewards_S = batch.earned_M[starts(batch.length_N)[batch.step_row_S] + batch.step_end_S]
+    rewards_S = np.where(np.isnan(batch.reward_N)[batch.step_row_S], np.nan, rewards_S)
+    return rewards_S, batch.step_row_S, batch.step_end_S, batch.length_N, batch.group_N
+
+
+def _size(batch: Batch) -> int:
+    return int(batch.group_N.max(initial=-1)) + 1
