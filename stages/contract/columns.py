@@ -9,6 +9,8 @@ import pyarrow as pa
 
 KEY = ("prompt_id", "sample")
 SCHEMA_VERSION = 1
+CONSTANT_GROUP = "constant group"
+"""The `reason` of a row that is not trained on because all rewards of its group are equal."""
 
 _ints = pa.list_(pa.int32())
 _tokens = _ints
@@ -155,6 +157,8 @@ STEPS = Table(
         ("entropy", pa.float64()),
         ("clip_fraction", pa.float64()),
         ("ratio", pa.float64()),
+        ("mismatch", pa.float64()),
+        ("effective_sample_size", pa.float64()),
     ),
 )
 

@@ -67,8 +67,12 @@ def collate(
     )
 
 
-def token_logprobs(model: PreTrainedModel, batch: TokenBatch, chunk: int = CHUNK) -> tuple[Tensor, Tensor]:
-    """Log-probabilities [N] of completion tokens and entropies [N] of their distributions (nats; entropies detached).
+def token_logprobs(
+    model: PreTrainedModel, batch: TokenBatch, chunk: int = CHUNK, entropy_gradient: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Log-probabilities [N] of completion tokens and entropies [N] of their distributions (nats).
+
+    Entropies are detached unless `entropy_gradient`.
 
     The distribution is softmax(logits / temperature), the one that the sampler draws from without top-p and top-k. The
     body runs once; the head runs over chunks of completion positions, recomputed in the backward pass.
@@ -78,7 +82,7 @@ def token_logprobs(model: PreTrainedModel, batch: TokenBatch, chunk: int = CHUNK
     logprobs, entropies = [], []
     for part in range(0, len(hidden_NH), chunk):
         at = slice(part, part + chunk)
-        arguments = (model, hidden_NH[at], batch.targets_N[at], batch.temperature_N[at])
+        arguments = (model, hidden_NH[at], batch.targets_N[at], batch.temperature_N[at], entropy_gradient)
         if torch.is_grad_enabled():
             logprob, entropy = checkpoint(_head, *arguments, use_reentrant=False, preserve_rng_state=False)
         else:
@@ -88,11 +92,13 @@ def token_logprobs(model: PreTrainedModel, batch: TokenBatch, chunk: int = CHUNK
     return torch.cat(logprobs), torch.cat(entropies)
 
 
-def _head(model: PreTrainedModel, hidden_CH: Tensor, targets_C: Tensor, temperature_C: Tensor) -> tuple[Tensor, Tensor]:
+def _head(
+    model: PreTrainedModel, hidden_CH: Tensor, targets_C: Tensor, temperature_C: Tensor, entropy_gradient: bool
+) -> tuple[Tensor, Tensor]:
     logits_CV = model.get_output_embeddings()(hidden_CH).float() / temperature_C[:, None]
     logsumexp_C = logits_CV.logsumexp(-1)
     logprobs_C = logits_CV.gather(-1, targets_C[:, None])[:, 0] - logsumexp_C
-    with torch.no_grad():
+    with torch.set_grad_enabled(entropy_gradient and torch.is_grad_enabled()):
         probabilities_CV = (logits_CV - logsumexp_C[:, None]).exp()
         entropy_C = logsumexp_C - (probabilities_CV * logits_CV).sum(-1)
     return logprobs_C, entropy_C

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from stages.contract import tables
-from stages.contract.columns import KEY
+from stages.contract.columns import CONSTANT_GROUP, KEY
 from stages.contract.errors import ArtifactError, ConfigError
 from stages.contract.seeds import derive
 
@@ -24,6 +24,12 @@ class TrainingRow:
     sampler_T: Tensor
     advantages_T: Tensor
     reference_T: Tensor | None
+    old_T: Tensor | None = None
+    """Log-probabilities of the old policy."""
+    entropy_T: Tensor | None = None
+    """Entropies of the old policy (nats); None where its log-probabilities are taken from the sampler."""
+    kept_T: Tensor | None = None
+    """Booleans: the tokens that the policy loss is taken over; None takes all."""
 
     @property
     def length(self) -> int:
@@ -34,7 +40,13 @@ class TrainingRow:
 def training_rows(
     rollouts: pl.DataFrame, scores: pl.DataFrame, advantages: pl.DataFrame, with_reference: bool
 ) -> list[TrainingRow]:
-    """The rows with `train`, in the order of the rollouts.
+    """The rows with `train`, in the order of the rollouts; with reference log-probabilities where all have them.
+
+    Args:
+        rollouts: the table `rollouts`.
+        scores: the table `scores`.
+        advantages: the table `advantages`.
+        with_reference: whether reference log-probabilities are needed.
 
     Raises:
         ArtifactError: the tables' rows do not match one to one, or a list has not one value for each token.
@@ -44,13 +56,12 @@ def training_rows(
     joined = tables.join(joined, advantages.select(*KEY, "advantages", "train"), "rollouts and advantages")
     joined = joined.filter("train")
     lengths = joined["completion_tokens"].list.len()
-    for name in ("sampler_logprobs", "advantages", "reference_logprobs"):
-        if name == "reference_logprobs" and not with_reference:
-            continue
-        if joined[name].null_count():
-            raise ConfigError(
-                "update.kl.coefficient is above 0, but the scores hold no reference_logprobs: set score.reference"
-            )
+    there = joined["reference_logprobs"].null_count() == 0
+    if with_reference and not there:
+        raise ConfigError(
+            "update.kl.coefficient is above 0, but the scores hold no reference_logprobs: set score.reference"
+        )
+    for name in ("sampler_logprobs", "advantages", *(["reference_logprobs"] if there else [])):
         if not (joined[name].list.len() == lengths).all():
             raise ArtifactError(f"{name}: not one value for each completion token")
     return [
@@ -60,10 +71,28 @@ def training_rows(
             row["temperature"],
             torch.tensor(row["sampler_logprobs"]),
             torch.tensor(row["advantages"]),
-            torch.tensor(row["reference_logprobs"]) if with_reference else None,
+            torch.tensor(row["reference_logprobs"]) if there else None,
         )
         for row in joined.iter_rows(named=True)
     ]
+
+
+def constant_groups(rollouts: pl.DataFrame, advantages: pl.DataFrame) -> tuple[int, int]:
+    """Rows and completion tokens that are not trained on because all rewards of their group are equal."""
+    tokens = rollouts.select(*KEY, pl.col("completion_tokens").list.len().cast(pl.Int64).alias("tokens"))
+    left = tables.join(tokens, advantages.select(*KEY, "reason"), "rollouts and advantages")
+    left = left.filter(pl.col("reason") == CONSTANT_GROUP)
+    return left.height, int(left["tokens"].sum())
+
+
+def kept_tokens(entropies: Sequence[Tensor], top: float) -> list[Tensor]:
+    """For each row booleans [T]: the tokens whose entropy is among the part `top` of the greatest of all rows.
+
+    "Beyond the 80/20 rule", arXiv:2506.01939, equation 5: entropy ≥ the (1 - top) quantile, ties kept; linear between
+    ranks.
+    """
+    threshold = torch.tensor(np.quantile(torch.cat(list(entropies)).double().numpy(), 1 - top))
+    return [entropy_T.double() >= threshold for entropy_T in entropies]
 
 
 def optimizer_batches(rows: int, epochs: int, minibatches: int, seed: int) -> Iterator[tuple[int, int, Sequence[int]]]:

@@ -5,7 +5,7 @@ Dimensions: N completion tokens of a micro-batch, T of one row.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -17,99 +17,56 @@ from stages.contract.workspace import Progress
 from stages.model.batch import micro_batches
 from stages.model.logprobs import TokenBatch, collate, token_logprobs
 from stages.model.optim import Optimizer
-from stages.update.batch import TrainingRow, optimizer_batches
+from stages.update.batch import TrainingRow, kept_tokens, optimizer_batches
 from stages.update.config import UpdateConfig
-from stages.update.loss.clipped import clip_fractions, clipped
-from stages.update.loss.kl import k3
-from stages.update.loss.reduce import token_weights
-
-
-@dataclass(frozen=True)
-class LossInputs:
-    """What the loss of a micro-batch needs beside the policy's own log-probabilities; all [N] but the lengths."""
-
-    old_N: Tensor
-    advantages_N: Tensor
-    reference_N: Tensor | None
-    lengths_R: Tensor
-
-
-def loss_of(
-    logprobs_N: Tensor, inputs: LossInputs, config: UpdateConfig, rows: int, tokens: int, meter: Meter
-) -> Tensor:
-    """The micro-batch's part of the optimizer batch's loss: parts of all micro-batches add up to it.
-
-    Args:
-        logprobs_N: log-probabilities of the policy, with gradient.
-        inputs: the rest.
-        config: clip widths, aggregation, β.
-        rows: rows of the whole optimizer batch.
-        tokens: completion tokens of the whole optimizer batch.
-        meter: takes the figures.
-    """
-    loss = config.loss
-    ratio_N = (logprobs_N - inputs.old_N).exp()
-    weights_N = token_weights(inputs.lengths_R, loss.aggregation, rows, tokens)
-    policy_loss = (weights_N * clipped(ratio_N, inputs.advantages_N, loss.epsilon_low, loss.epsilon_high)).sum()
-    total = policy_loss
-    with torch.no_grad():
-        low_N, high_N = clip_fractions(ratio_N, inputs.advantages_N, loss.epsilon_low, loss.epsilon_high)
-        count = len(logprobs_N)
-        meter.mean("clip_fraction_low", float(low_N.sum()), count)
-        meter.mean("clip_fraction_high", float(high_N.sum()), count)
-        meter.mean("ratio_mean", float(ratio_N.sum()), count)
-        meter.min("ratio_min", float(ratio_N.min()))
-        meter.max("ratio_max", float(ratio_N.max()))
-        meter.sum("policy_loss", float(policy_loss))
-    if inputs.reference_N is not None:
-        kl_N = k3(logprobs_N, inputs.reference_N)
-        kl_loss = config.kl.coefficient * (weights_N * kl_N).sum()
-        meter.mean("kl", float(kl_N.detach().sum()), count)
-        meter.sum("kl_loss", float(kl_loss.detach()))
-        total = policy_loss + kl_loss
-    meter.sum("loss", float(total.detach()))
-    return total
+from stages.update.objective import LossInputs, derived, loss_of
 
 
 @torch.no_grad()
-def old_logprobs(model: PreTrainedModel, rows: Sequence[TrainingRow], budget: int, device: str) -> list[Tensor]:
-    """For each row the log-probabilities [T] that the trainer's own model gives before it is changed."""
-    out: list[Tensor] = [torch.empty(0)] * len(rows)
+def with_old_policy(model: PreTrainedModel, rows: Sequence[TrainingRow], budget: int, device: str) -> list[TrainingRow]:
+    """The rows with the log-probabilities and entropies [T] that the trainer's own model gives before it is changed."""
+    out = list(rows)
     for part in micro_batches([row.length for row in rows], budget):
         chosen = [rows[i] for i in part]
-        logprobs_N, _ = token_logprobs(model, _collate(chosen, device))
-        for i, logprobs_T in zip(part, logprobs_N.split([len(row.completion) for row in chosen]), strict=True):
-            out[i] = logprobs_T.cpu()
+        lengths = [len(row.completion) for row in chosen]
+        logprobs_N, entropy_N = token_logprobs(model, collate_rows(chosen, device))
+        parts = zip(part, logprobs_N.cpu().split(lengths), entropy_N.cpu().split(lengths), strict=True)
+        for i, logprobs_T, entropy_T in parts:
+            out[i] = replace(rows[i], old_T=logprobs_T, entropy_T=entropy_T)
     return out
-
-
-def mismatch(old: Sequence[Tensor], rows: Sequence[TrainingRow]) -> dict[str, float | None]:
-    """How far the sampler's log-probabilities are from the trainer's: mean and greatest absolute difference (nats)."""
-    differences = torch.cat([(a - row.sampler_T).abs() for a, row in zip(old, rows, strict=True)])
-    return {"mismatch_mean": float(differences.mean()), "mismatch_max": float(differences.max())}
 
 
 def train(
     model: PreTrainedModel,
     optimizer: Optimizer,
     rows: Sequence[TrainingRow],
-    old: Sequence[Tensor],
     config: UpdateConfig,
     seed: int,
     device: str,
     progress: Progress,
+    factor: float = 1.0,
 ) -> list[dict[str, float]]:
     """Takes the optimizer steps of an iteration; returns the figures of each.
+
+    Args:
+        model: the policy.
+        optimizer: its optimizer.
+        rows: what is trained on, with the old policy's log-probabilities.
+        config: the objective.
+        seed: of the order of rows.
+        device: where the model is.
+        progress: told of each step.
+        factor: of the policy loss (GPG).
 
     Raises:
         DivergenceError: a loss or gradient is not finite.
     """
     steps: list[dict[str, float]] = []
-    for epoch, minibatch, chosen in optimizer_batches(len(rows), config.epochs, config.minibatches, seed):
+    for epoch, minibatch, numbers in optimizer_batches(len(rows), config.epochs, config.minibatches, seed):
         meter = Meter()
-        tokens = sum(len(rows[i].completion) for i in chosen)
-        accumulate(model, [rows[i] for i in chosen], [old[i] for i in chosen], config, device, meter)
-        figures = meter.result()
+        chosen = [rows[i] for i in numbers]
+        accumulate(model, chosen, config, device, meter, factor)
+        figures = derived(meter.result())
         if not math.isfinite(figures["loss"]):
             raise DivergenceError(f"optimizer step {optimizer.steps + 1}: the loss is {figures['loss']}")
         figures |= optimizer.step()
@@ -118,7 +75,7 @@ def train(
             "epoch": epoch,
             "minibatch": minibatch,
             "rows": len(chosen),
-            "tokens": tokens,
+            "tokens": sum(len(row.completion) for row in chosen),
         }
         steps.append(figures)
         progress(len(steps), config.epochs * config.minibatches)
@@ -128,28 +85,49 @@ def train(
 def accumulate(
     model: PreTrainedModel,
     rows: Sequence[TrainingRow],
-    old: Sequence[Tensor],
     config: UpdateConfig,
     device: str,
     meter: Meter,
+    factor: float = 1.0,
 ) -> None:
     """Adds the gradient of the loss of one optimizer batch to the parameters', micro-batch by micro-batch."""
     tokens = sum(len(row.completion) for row in rows)
+    if config.entropy.top < 1:
+        kept = kept_tokens([_there(row.entropy_T) for row in rows], config.entropy.top)
+        rows = [replace(row, kept_T=kept_T) for row, kept_T in zip(rows, kept, strict=True)]
+    bonus = config.entropy.bonus > 0
     for part in micro_batches([row.length for row in rows], config.micro_batch_tokens):
         chosen = [rows[i] for i in part]
-        logprobs_N, entropy_N = token_logprobs(model, _collate(chosen, device))
-        references = [row.reference_T for row in chosen if row.reference_T is not None]
-        inputs = LossInputs(
-            old_N=torch.cat([old[i] for i in part]).to(device),
-            advantages_N=torch.cat([row.advantages_T for row in chosen]).to(device),
-            reference_N=torch.cat(references).to(device) if references else None,
-            lengths_R=torch.tensor([len(row.completion) for row in chosen], device=device),
-        )
-        meter.mean("entropy", float(entropy_N.sum()), len(entropy_N))
-        torch.autograd.backward(loss_of(logprobs_N, inputs, config, len(rows), tokens, meter))
+        logprobs_N, entropy_N = token_logprobs(model, collate_rows(chosen, device), entropy_gradient=bonus)
+        meter.mean("entropy", float(entropy_N.detach().sum()), len(entropy_N))
+        inputs = _inputs(chosen, config, device)
+        loss = loss_of(logprobs_N, inputs, config, len(rows), tokens, meter, entropy_N if bonus else None, factor)
+        torch.autograd.backward(loss)
 
 
-def _collate(rows: Sequence[TrainingRow], device: str) -> TokenBatch:
+def collate_rows(rows: Sequence[TrainingRow], device: str) -> TokenBatch:
+    """The rows as one padded batch."""
     return collate(
         [row.prompt for row in rows], [row.completion for row in rows], [row.temperature for row in rows], device
     )
+
+
+def _inputs(rows: Sequence[TrainingRow], config: UpdateConfig, device: str) -> LossInputs:
+    def joined(parts: list[Tensor | None]) -> Tensor | None:
+        there = [part for part in parts if part is not None]
+        return torch.cat(there).to(device) if there else None
+
+    recomputed = config.old_logprobs == "recompute"
+    return LossInputs(
+        old_N=_there(joined([row.old_T for row in rows])),
+        advantages_N=_there(joined([row.advantages_T for row in rows])),
+        reference_N=joined([row.reference_T for row in rows]),
+        lengths_R=torch.tensor([len(row.completion) for row in rows], device=device),
+        sampler_N=joined([row.sampler_T for row in rows]) if recomputed else None,
+        kept_N=joined([row.kept_T for row in rows]),
+    )
+
+
+def _there(value: Tensor | None) -> Tensor:
+    assert value is not None
+    return value

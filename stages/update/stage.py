@@ -1,6 +1,7 @@
 """The stage `update`: rollouts, scores, advantages, policy and optimizer k-1 → those of k, and steps.parquet."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from stages.contract import tables
 from stages.contract.columns import ADVANTAGES, ROLLOUTS, SCORES, STEPS
@@ -11,9 +12,10 @@ from stages.contract.workspace import Job, open_stage
 from stages.model.load import load_model, save_policy
 from stages.model.logprobs import check_head
 from stages.model.optim import Optimizer
-from stages.update.batch import training_rows
-from stages.update.config import UpdateConfig
-from stages.update.loop import mismatch, old_logprobs, train
+from stages.update.batch import constant_groups, training_rows
+from stages.update.config import GpgLoss, UpdateConfig
+from stages.update.loop import train, with_old_policy
+from stages.update.loss.gpg import gpg_factor
 
 OPTIMIZER = "optimizer.safetensors"
 
@@ -22,12 +24,10 @@ def run(job: Job, config: UpdateConfig) -> None:
     """Trains policy k-1 on the rollouts of iteration k; with nothing to train on, policy k is policy k-1."""
     k, paths = job.iteration, job.paths
     with open_stage(job, "update", "update", config.model_dump(mode="json")) as desk:
-        rows = training_rows(
-            desk.read(paths.stage(k, "sample") / "rollouts.parquet", ROLLOUTS),
-            desk.read(paths.stage(k, "score") / "scores.parquet", SCORES),
-            desk.read(paths.stage(k, "advantage") / "advantages.parquet", ADVANTAGES),
-            with_reference=config.kl.coefficient > 0,
-        )
+        rollouts = desk.read(paths.stage(k, "sample") / "rollouts.parquet", ROLLOUTS)
+        scores = desk.read(paths.stage(k, "score") / "scores.parquet", SCORES)
+        advantages = desk.read(paths.stage(k, "advantage") / "advantages.parquet", ADVANTAGES)
+        rows = training_rows(rollouts, scores, advantages, with_reference=config.kl.coefficient > 0)
         with desk.timed("load"):
             parent = paths.policy(k - 1)
             desk.notes["parent_digest"] = desk.take_folder(parent)
@@ -36,14 +36,18 @@ def run(job: Job, config: UpdateConfig) -> None:
             optimizer = Optimizer(model, config.optimizer)
             if k > 1:
                 optimizer.restore(read_tensors(desk.take(paths.stage(k - 1, "update") / OPTIMIZER)))
-        old = [row.sampler_T for row in rows]
-        if rows and config.old_logprobs == "recompute":
+        if config.old_logprobs == "sampler":
+            rows = [replace(row, old_T=row.sampler_T) for row in rows]
+        else:
             with desk.timed("old_logprobs"):
-                old = old_logprobs(model, rows, config.micro_batch_tokens, job.device)
-            desk.metrics |= mismatch(old, rows)
+                rows = with_old_policy(model, rows, config.micro_batch_tokens, job.device)
+        factor = 1.0
+        if isinstance(config.loss, GpgLoss):
+            trained = len(rows), sum(len(row.completion) for row in rows)
+            factor = gpg_factor(*trained, *constant_groups(rollouts, advantages))
         with desk.timed("train"):
             seed = derive(job.seed, "update", k)
-            steps = train(model, optimizer, rows, old, config, seed, job.device, job.progress)
+            steps = train(model, optimizer, rows, config, seed, job.device, job.progress, factor)
         with desk.timed("save"):
             save_policy(model, desk.folder / "policy", parent)
             write_tensors(desk.folder / OPTIMIZER, optimizer.state())
@@ -54,15 +58,20 @@ def run(job: Job, config: UpdateConfig) -> None:
 
 
 def summary(steps: Sequence[dict[str, float]]) -> dict[str, float]:
-    """The figures of an iteration: means weighted by tokens, extremes, and the last learning rate."""
+    """The figures of an iteration: extremes, the last learning rate, and of the others the means.
+
+    Means are weighted by tokens, but for those of the steps themselves (losses, gradient norms).
+    """
     meter = Meter()
     for step in steps:
-        for name in ("kl", "entropy", "clip_fraction_low", "clip_fraction_high", "ratio_mean"):
-            if name in step:
+        for name in sorted(step.keys() - {field.name for field in STEPS.fields}):
+            if name.endswith("_max"):
+                meter.max(name, step[name])
+            elif name.endswith("_min"):
+                meter.min(name, step[name])
+            elif not name.endswith("_loss"):
                 meter.mean(name, step[name] * step["tokens"], step["tokens"])
         for name in ("loss", "gradient_norm"):
             meter.mean(name, step[name], 1)
-        meter.min("ratio_min", step["ratio_min"])
-        meter.max("ratio_max", step["ratio_max"])
     out = meter.result() | {"optimizer_steps": float(len(steps))}
     return out | {"learning_rate": steps[-1]["learning_rate"]} if steps else out

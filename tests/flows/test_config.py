@@ -60,7 +60,7 @@ def test_every_configuration_loads_and_survives_its_own_dump(path: Path, tmp_pat
 def test_a_dump_writes_every_field_out() -> None:
     data = yaml.safe_load(dump_config(small()))
     assert data["sample"]["group_size"] == 8
-    assert data["update"]["kl"] == {"coefficient": 0.0}
+    assert data["update"]["kl"] == {"coefficient": 0.0, "estimator": "k3", "clamp": None, "adaptive": None}
     assert data["score"]["rewards"][1]["weight"] == 0.5
     assert set(data) == set(RunConfig.model_fields)
 
@@ -102,6 +102,20 @@ def test_a_dump_writes_every_field_out() -> None:
         ({"prompts__template": "{prompt"}, "prompts.template: expected '}' before end of string: write {{ and }}"),
         ({"prompts__heldout": 1}, "prompts.heldout: Input should be less than 1 (seen: 1)"),
         ({"warmstart__model__heads": 3}, "hidden_size 128 divided by heads 3 must be an even number"),
+        ({"update__loss__aggregation": "constant"}, "update.loss: aggregation constant with length None"),
+        ({"update__loss": {"type": "sapo", "length": 9}}, "update.loss: aggregation token_mean with length 9"),
+        ({"update__loss": {"dual_clip": 3, "delta": 3}}, "update.loss: dual_clip and delta bound the same ratios"),
+        ({"update__loss": {"type": "cispo", "cap": "absolute", "epsilon_low": 9}}, "kept within [9.0, 4.0]"),
+        ({"update__kl__adaptive": {"target": 0.1}}, "update.kl: adaptive multiplies the coefficient, which is 0"),
+        ({"update__mismatch": {"type": "mask", "low": 3}}, "update.mismatch: low 3.0 must be less than high 2.0"),
+        (
+            {"update__mismatch": {"type": "mask"}, "update__old_logprobs": "sampler"},
+            "update: mismatch compares the trainer's old log-probabilities: set old_logprobs to recompute",
+        ),
+        (
+            {"update__entropy__top": 0.2, "update__old_logprobs": "sampler"},
+            "update: entropy.top needs the old policy's",
+        ),
         ({"evaluate__k": [1, 4]}, "evaluate: pass@4 needs k from 1 to samples = 1"),
         ({"hardware__device": "tpu"}, "hardware.device: Input should be 'auto', 'cpu' or 'cuda' (seen: 'tpu')"),
     ],
