@@ -68,7 +68,40 @@ class LengthReward(RewardConfig):
         return self
 
 
-Reward = Annotated[ReasoningGymReward | MathReward | FormatReward | LengthReward, Field(discriminator="type")]
+class OverlongReward(RewardConfig):
+    """DAPO's soft punishment of length: 0 up to `limit - cache` tokens, then down to -1 at `limit`."""
+
+    type: Literal["overlong"]
+    limit: int = Field(gt=0)
+    """Tokens from which the reward is -1; in DAPO the longest completion that is drawn."""
+    cache: int = Field(gt=0)
+    """Tokens before the limit over which the reward falls."""
+
+    @model_validator(mode="after")
+    def _room(self) -> Self:
+        if self.cache > self.limit:
+            raise ValueError(f"cache {self.cache} must not be greater than limit {self.limit}")
+        return self
+
+
+class EquationsReward(RewardConfig):
+    """A reward for each step: for each line that states an equation of numbers, whether it holds."""
+
+    type: Literal["equations"]
+    separator: str = Field(default="\n", min_length=1)
+    """What lies between two steps."""
+    right: float = 1.0
+    """Reward of an equation that holds."""
+    wrong: float = 0.0
+    """Reward of one that does not."""
+
+
+Reward = Annotated[
+    ReasoningGymReward | MathReward | FormatReward | LengthReward | OverlongReward | EquationsReward,
+    Field(discriminator="type"),
+]
+STEPWISE = (EquationsReward,)
+"""Rewards that judge steps: they say where in the completion each part was earned."""
 
 
 def reward_name(config: RewardConfig) -> str:

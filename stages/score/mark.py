@@ -1,7 +1,8 @@
 """What a reward is given and what it gives."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 Status = Literal["ok", "null", "timeout", "error"]
@@ -28,6 +29,14 @@ class Mark:
     value: float | None
     status: Status
     message: str | None = None
+    steps: tuple[tuple[int, float], ...] | None = None
+    """(place in the completion's text where a step ends, its reward); the value is the sum. None: judged as a whole."""
+
+
+def stepwise(steps: Sequence[tuple[int, float]]) -> Mark:
+    """The rewards of a completion's steps; without any the value is 0."""
+    total = ok(math.fsum(value for _, value in steps))
+    return replace(total, steps=tuple(steps)) if total.status == "ok" else total
 
 
 def ok(value: float) -> Mark:

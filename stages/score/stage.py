@@ -9,12 +9,13 @@ import polars as pl
 from stages.contract import tables
 from stages.contract.columns import ROLLOUTS, SCORES
 from stages.contract.metrics import mean
-from stages.contract.workspace import Job, open_stage
+from stages.contract.workspace import Job, Workspace, open_stage
 from stages.score.answer import extract
 from stages.score.combine import failures, weighted
-from stages.score.config import AnswerReward, ScoreConfig, reward_name
+from stages.score.config import STEPWISE, AnswerReward, ScoreConfig, reward_name
 from stages.score.mark import Item
 from stages.score.rewards import judge
+from stages.score.steps import Decode, placed
 
 
 def run(job: Job, config: ScoreConfig) -> None:
@@ -22,7 +23,7 @@ def run(job: Job, config: ScoreConfig) -> None:
     with open_stage(job, "score", "score", config.model_dump(mode="json")) as desk:
         rollouts = desk.read(job.paths.stage(job.iteration, "sample") / "rollouts.parquet", ROLLOUTS)
         with desk.timed("rewards"):
-            scores = score_rows(rollouts, config)
+            scores = score_rows(rollouts, config, _decoder(job, desk, config))
         if config.reference is not None:
             from stages.score.reference import reference_logprobs
 
@@ -35,8 +36,14 @@ def run(job: Job, config: ScoreConfig) -> None:
         desk.metrics |= score_metrics(scores, config)
 
 
-def score_rows(rollouts: pl.DataFrame, config: ScoreConfig) -> pl.DataFrame:
-    """The table `scores` of a table of rollouts, without log-probabilities."""
+def score_rows(rollouts: pl.DataFrame, config: ScoreConfig, decode: Decode | None = None) -> pl.DataFrame:
+    """The table `scores` of a table of rollouts, without log-probabilities.
+
+    Args:
+        rollouts: the completions.
+        config: the rewards.
+        decode: tells at which tokens steps end; without it rewards of steps are only summed.
+    """
     items = [
         Item(row["completion"], row["length"], row["task"], row["answer"], json.loads(row["metadata"]))
         for row in rollouts.select(
@@ -56,7 +63,31 @@ def score_rows(rollouts: pl.DataFrame, config: ScoreConfig) -> pl.DataFrame:
     for name, column in marks.items():
         columns |= {f"reward_{name}": [m.value for m in column], f"status_{name}": [m.status for m in column]}
         columns[f"weight_{name}"] = [weights[name]] * rollouts.height
+    if decode is not None:
+        judged = [(weights[reward_name(r)], marks[reward_name(r)]) for r in config.rewards if isinstance(r, STEPWISE)]
+        placements = [
+            placed(tokens, [(weight, column[i]) for weight, column in judged], decode)
+            for i, tokens in enumerate(rollouts["completion_tokens"].to_list())
+        ]
+        columns |= {
+            "token_rewards": [earned for earned, _ in placements],
+            "step_ends": [ends for _, ends in placements],
+        }
     return tables.frame(SCORES, columns)
+
+
+def _decoder(job: Job, desk: Workspace, config: ScoreConfig) -> Decode | None:
+    """The decoder of the policy that drew the rollouts, where a reward judges steps."""
+    if not any(isinstance(reward, STEPWISE) for reward in config.rewards):
+        return None
+    from stages.model.load import load_tokenizer
+
+    policy = job.paths.policy(job.iteration - 1)
+    for path in sorted(policy.glob("*")):
+        if path.suffix != ".safetensors":
+            desk.take(path)
+    tokenizer = load_tokenizer(policy)
+    return lambda tokens: str(tokenizer.decode(list(tokens), skip_special_tokens=True))
 
 
 def _extracted(items: list[Item], config: ScoreConfig) -> list[str | None]:

@@ -3,10 +3,18 @@
 from collections.abc import Sequence
 from typing import assert_never
 
-from stages.score.config import FormatReward, LengthReward, MathReward, ReasoningGymReward, Reward
+from stages.score.config import (
+    EquationsReward,
+    FormatReward,
+    LengthReward,
+    MathReward,
+    OverlongReward,
+    ReasoningGymReward,
+    Reward,
+)
 from stages.score.mark import Item, Mark, null
+from stages.score.rewards import equations, length, math, overlong, reasoning_gym
 from stages.score.rewards import format as format_reward
-from stages.score.rewards import length, math, reasoning_gym
 
 
 def judge(reward: Reward, items: Sequence[Item]) -> list[Mark]:
@@ -28,5 +36,9 @@ def _judge(reward: Reward, items: Sequence[Item]) -> list[Mark]:
             return format_reward.judge(reward, items)
         case LengthReward():
             return length.judge(reward, items)
+        case OverlongReward():
+            return overlong.judge(reward, items)
+        case EquationsReward():
+            return equations.judge(reward, items)
         case _:
             assert_never(reward)
