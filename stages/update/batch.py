@@ -77,12 +77,19 @@ def training_rows(
     ]
 
 
-def constant_groups(rollouts: pl.DataFrame, advantages: pl.DataFrame) -> tuple[int, int]:
-    """Rows and completion tokens that are not trained on because all rewards of their group are equal."""
+def group_counts(rollouts: pl.DataFrame, advantages: pl.DataFrame) -> tuple[int, int, int, int]:
+    """Counts for `gpg_factor`: rows, those of constant groups, completion tokens, those trained on.
+
+    A constant group shows by the reason that its rows are not trained on for, or by advantages of 0 where they are.
+    """
     tokens = rollouts.select(*KEY, pl.col("completion_tokens").list.len().cast(pl.Int64).alias("tokens"))
-    left = tables.join(tokens, advantages.select(*KEY, "reason"), "rollouts and advantages")
-    left = left.filter(pl.col("reason") == CONSTANT_GROUP)
-    return left.height, int(left["tokens"].sum())
+    table = tables.join(tokens, advantages.select(*KEY, "advantages", "train", "reason"), "rollouts and advantages")
+    dropped = pl.col("reason") == CONSTANT_GROUP
+    table = table.filter(pl.col("train") | dropped)
+    nothing = pl.col("advantages").list.eval(pl.element() == 0).list.all()
+    constant = table.filter(dropped | nothing)
+    trained = table.filter("train")
+    return table.height, constant.height, int(table["tokens"].sum()), int(trained["tokens"].sum())
 
 
 def kept_tokens(entropies: Sequence[Tensor], top: float) -> list[Tensor]:

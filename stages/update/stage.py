@@ -12,7 +12,7 @@ from stages.contract.workspace import Job, open_stage
 from stages.model.load import load_model, save_policy
 from stages.model.logprobs import check_head
 from stages.model.optim import Optimizer
-from stages.update.batch import constant_groups, training_rows
+from stages.update.batch import group_counts, training_rows
 from stages.update.config import GpgLoss, UpdateConfig
 from stages.update.loop import train, with_old_policy
 from stages.update.loss.gpg import gpg_factor
@@ -41,10 +41,7 @@ def run(job: Job, config: UpdateConfig) -> None:
         else:
             with desk.timed("old_logprobs"):
                 rows = with_old_policy(model, rows, config.micro_batch_tokens, job.device)
-        factor = 1.0
-        if isinstance(config.loss, GpgLoss):
-            trained = len(rows), sum(len(row.completion) for row in rows)
-            factor = gpg_factor(*trained, *constant_groups(rollouts, advantages))
+        factor = gpg_factor(*group_counts(rollouts, advantages)) if isinstance(config.loss, GpgLoss) else 1.0
         with desk.timed("train"):
             seed = derive(job.seed, "update", k)
             steps = train(model, optimizer, rows, config, seed, job.device, job.progress, factor)

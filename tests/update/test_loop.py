@@ -13,7 +13,7 @@ from stages.contract.metrics import Meter
 from stages.contract.workspace import no_progress
 from stages.model.load import load_model
 from stages.model.optim import Optimizer
-from stages.update.batch import TrainingRow, constant_groups, kept_tokens, optimizer_batches, training_rows
+from stages.update.batch import TrainingRow, group_counts, kept_tokens, optimizer_batches, training_rows
 from stages.update.config import ClippedLoss, KlConfig, UpdateConfig
 from stages.update.loop import accumulate, train, with_old_policy
 
@@ -267,9 +267,15 @@ def test_reference_logprobs_that_are_not_needed_are_taken_where_they_are():
 
 def test_rows_and_tokens_of_constant_groups_are_counted():
     rollouts, _, advantages = frames()
-    reasons = advantages.with_columns(reason=pl.Series(["constant group", "constant group", "no reward"]))
-    assert constant_groups(rollouts, reasons) == (2, 3)
-    assert constant_groups(rollouts, reasons.with_columns(reason=pl.lit(None, dtype=pl.String))) == (0, 0)
+
+    def counts(*reasons):
+        reason = pl.Series(reasons, dtype=pl.String)
+        return group_counts(rollouts, advantages.with_columns(reason=reason, train=reason.is_null()))
+
+    assert counts("constant group", "no reward", None) == (2, 2, 2, 1)  # the last row's advantages are 0
+    assert counts(None, None, "constant group") == (3, 1, 4, 3)
+    assert counts(None, None, None) == (3, 1, 4, 4)
+    assert counts(None, None, "no reward") == (2, 0, 3, 3)
 
 
 def test_the_reason_that_gpg_counts_is_the_one_that_the_filters_give():

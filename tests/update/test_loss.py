@@ -201,11 +201,11 @@ def test_dppo_by_hand():
 
 
 def test_gpgs_factor_by_hand():
-    # 6 rows of 30 tokens are trained on, 2 of 2 are of constant groups: α = 8/6; 8/6 · 30/32 = 1.25
-    assert gpg_factor(6, 30, 2, 2) == pytest.approx(1.25)
-    assert gpg_factor(6, 30, 2, 10) == pytest.approx(1.0)  # as long as the others
-    assert gpg_factor(6, 30, 0, 0) == 1.0
-    assert gpg_factor(0, 0, 8, 24) == 1.0
+    # 6 rows of 30 tokens are trained on, 2 of 2 tokens are of constant groups: α = 8/6; 8/6 · 30/32 = 1.25
+    assert gpg_factor(8, 2, 32, 30) == pytest.approx(1.25)
+    assert gpg_factor(8, 2, 40, 30) == pytest.approx(1.0)  # as long as the others
+    assert gpg_factor(8, 2, 32, 32) == pytest.approx(8 / 6)  # trained on, with advantages of 0
+    assert gpg_factor(6, 0, 30, 30) == gpg_factor(8, 8, 24, 0) == gpg_factor(0, 0, 0, 0) == 1.0
 
 
 def test_weights_against_mismatch_by_hand():

@@ -133,7 +133,7 @@ def test_gpg(seed):
         alpha = len(everything) / (len(everything) - len(constant))
         return sum((-row * alpha * a).sum() for row, a in everything) / sum(len(row) for row, _ in everything)
 
-    factor = gpg_factor(len(LENGTHS), sum(LENGTHS), 2, 9)
+    factor = gpg_factor(len(LENGTHS) + 2, 2, sum(LENGTHS) + 9, sum(LENGTHS))
     agree(ours(of, {"type": "gpg"}, factor=factor), formula, of)
 
 
