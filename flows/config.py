@@ -9,6 +9,7 @@ from typing import Any, Literal, Self, get_args
 import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
+from flows.layers import chosen, laid_over
 from stages.advantage.config import AdvantageConfig, Grpo, compares_groups, kl_coefficient
 from stages.contract.config import Config
 from stages.contract.errors import ConfigError
@@ -19,6 +20,8 @@ from stages.sample.config import SampleConfig
 from stages.score.config import ReasoningGymReward, ScoreConfig, reward_name
 from stages.update.config import UpdateConfig
 from stages.warmstart.config import FileDemonstrations, FolderModel, WarmstartConfig
+
+CONVENTIONS = Path(__file__).parent / "conventions"
 
 
 class HardwareConfig(Config):
@@ -39,6 +42,9 @@ class RunConfig(Config):
     """All randomness of the run derives from it."""
     iterations: int = Field(gt=0)
     """Iterations to train; a run can be continued with more."""
+    convention: Literal["deepseekmath", "trl", "verl", "openrlhf", "open_instruct", "nemo"] | None = None
+    """Details in which frameworks differ, as the one named here has them, wherever this configuration does not say them
+    itself; what they are stands in `flows/conventions/<name>.yaml`. null takes this project's defaults."""
     prompts: PromptsConfig
     """Prompts: training and held-out."""
     warmstart: WarmstartConfig
@@ -174,15 +180,35 @@ def make_config(data: Mapping[str, Any], where: str) -> RunConfig:
         ConfigError: names every wrong field, the value seen and what is wanted.
     """
     try:
-        return RunConfig.model_validate(data)
+        return RunConfig.model_validate(_with_convention(data))
     except ValidationError as error:
         problems = "\n".join(f"  {line}" for line in _explain(error))
         raise ConfigError(f"{where}: the configuration cannot be used:\n{problems}") from error
 
 
+def _with_convention(data: Mapping[str, Any]) -> Mapping[str, Any]:
+    path = CONVENTIONS / f"{data.get('convention')}.yaml"
+    if not path.is_file():
+        return data  # none is named, or one that does not exist, of which the validation tells
+    result: dict[str, Any] = laid_over(data, chosen(read_yaml(path), data))
+    return result
+
+
 def read_config(path: Path, overrides: Mapping[str, Any]) -> RunConfig:
-    """The configuration in a file, with overrides."""
-    return make_config(apply_overrides(read_yaml(path), overrides), str(path))
+    """The configuration in a file, laid over the file that its key `base` names (counted from its own folder), if any.
+
+    Raises:
+        ConfigError: the configuration cannot be used, or the base names a base of its own.
+    """
+    data = read_yaml(path)
+    if (base := data.pop("base", None)) is not None:
+        if not isinstance(base, str):
+            raise ConfigError(f"{path}: base is {base!r}; the name of a YAML file is wanted")
+        lower = read_yaml(path.parent / base)
+        if "base" in lower:
+            raise ConfigError(f"{path}: its base {base} has a base itself; name {lower['base']!r} or say all there")
+        data = laid_over(data, lower)
+    return make_config(apply_overrides(data, overrides), str(path))
 
 
 def dump_config(config: RunConfig) -> str:
