@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field, ValidationError, field_validator, model_v
 
 from flows.layers import chosen, laid_over
 from stages.advantage.config import AdvantageConfig, Grpo, compares_groups, kl_coefficient
-from stages.contract.config import Config
+from stages.contract.config import Config, deciding
 from stages.contract.errors import ConfigError
 from stages.contract.paths import checked_name
 from stages.evaluate.config import EvaluateConfig
@@ -83,6 +83,10 @@ class RunConfig(Config):
             raise ValueError("sample.sampling.temperature is 0, which makes the completions of a group equal; use 1")
         if self.update.old_logprobs == "sampler" and (sampling.top_p < 1 or sampling.top_k > 0):
             raise ValueError("update.old_logprobs: sampler needs top_p 1 and top_k 0 in sample.sampling; use recompute")
+        if self.update.old_logprobs == "sampler" and sampling.logprobs == "raw" and sampling.temperature != 1:
+            raise ValueError(
+                "update.old_logprobs: sampler needs sample.sampling.logprobs: processed, or a temperature of 1"
+            )
         if self.evaluate is not None:
             if self.prompts.heldout == 0 and self.prompts.heldout_source is None:
                 raise ValueError("evaluate needs held-out prompts: set prompts.heldout, or evaluate to null")
@@ -97,7 +101,7 @@ class RunConfig(Config):
 
     def section(self, stage: str) -> dict[str, Any]:
         """All configuration that decides a stage's output, as plain data."""
-        dump = self.model_dump(mode="json")
+        dump = deciding(self)
         if stage == "evaluate":
             judged = {"rewards": dump["score"]["rewards"]}
             drawn = {name: dump["sample"][name] for name in ("sampling", "engine", "max_prompt_tokens")}
@@ -244,10 +248,12 @@ def check_outside(config: RunConfig) -> None:
 
 
 def differences(one: RunConfig, other: RunConfig) -> list[str]:
-    """What differs between two configurations of the same run, but for `iterations` and `hardware`, a line each."""
+    """What differs between two configurations of the same run and changes what comes out, a line each."""
     ignored = {"iterations", "hardware", "run"}
-    left = dict(_leaves(one.model_dump(mode="json", exclude=ignored)))
-    right = dict(_leaves(other.model_dump(mode="json", exclude=ignored)))
+    left, right = (
+        dict(_leaves({name: part for name, part in deciding(config).items() if name not in ignored}))
+        for config in (one, other)
+    )
     names = sorted(name for name in left.keys() | right.keys() if left.get(name) != right.get(name))
     return [f"{name}: {left.get(name, 'nothing')} there, {right.get(name, 'nothing')} here" for name in names]
 

@@ -3,8 +3,10 @@
 import time
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from flows.resume import place_of
 from flows.runs import History, open_run
 from flows.summary import iteration_metrics, seconds
 from stages.contract.paths import RunPaths
@@ -64,6 +66,10 @@ class Display:
         figures = "".join(f"{_figure(metrics[name]):>10}" for name, _ in COLUMNS)
         times = " ".join(f"{stage} {value:.1f}" for stage, value in took.items())
         self._print(f"{k:>9}{figures}   {times}")
+        for stage in took:
+            manifest = history.manifest(k, place_of(stage))
+            for warning in manifest.notes.get("warnings", []) if manifest else []:
+                self._print(f"{'':>9}[yellow]{stage}: {escape(warning)}[/yellow]")
 
     def say(self, text: str) -> None:
         """Writes a line."""

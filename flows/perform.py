@@ -1,6 +1,5 @@
 """Runs one stage of one iteration: binds the run's configuration to the stage's function."""
 
-import functools
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from flows.config import HardwareConfig, RunConfig, apply_overrides, make_config
 from flows.runs import open_run
 from stages.contract.errors import ConfigError
 from stages.contract.workspace import Job, Workspace
+from stages.sample.config import SampleConfig, TransformersEngine
 from stages.sample.engine import Engine
 
 
@@ -51,7 +51,8 @@ def _run(job: Job, stage: str, config: RunConfig) -> None:
         case "sample":
             import stages.sample.stage
 
-            stages.sample.stage.run(job, config.sample, _engine(config.sample.engine.model_dump_json(), job.device))
+            engine = _engine(config.sample, job.device, job.threads)
+            stages.sample.stage.run(job, config.sample, config.section("sample"), engine)
         case "score":
             import stages.score.stage
 
@@ -80,7 +81,7 @@ def _evaluate(job: Job, config: RunConfig) -> None:
     settings = config.evaluate
     sampling = config.sample.sampling.model_copy(update={"temperature": settings.temperature})
     drawing = config.sample.model_copy(update={"sampling": sampling})
-    engine = _engine(config.sample.engine.model_dump_json(), job.device)
+    engine = _engine(config.sample, job.device, job.threads)
 
     def draw(desk: Workspace, prompts: pl.DataFrame, policy: Path, seed_of: Any) -> pl.DataFrame:
         return collect(desk, prompts, policy, engine, drawing, settings.samples, seed_of, job.progress)
@@ -92,13 +93,28 @@ def _evaluate(job: Job, config: RunConfig) -> None:
     stages.evaluate.stage.run(job, settings, section, config.success(), draw, judge)
 
 
-@functools.cache
-def _engine(config: str, device: str) -> Engine:
-    """The engine of this process; it stays warm, and holds the digest of the policy that it has loaded."""
-    from stages.sample.config import TransformersEngine
-    from stages.sample.transformers_engine import TransformersSampler
+_warm: dict[tuple[SampleConfig, str, int | None], Engine] = {}
 
-    return TransformersSampler(TransformersEngine.model_validate_json(config).batch_size, device)
+
+def _engine(config: SampleConfig, device: str, threads: int | None) -> Engine:
+    """The engine of this process. It stays warm, and holds the digest of the policy that it has loaded."""
+    key = (config, device, threads)
+    if key not in _warm:
+        for engine in _warm.values():
+            engine.close()
+        _warm.clear()
+        _warm[key] = _new_engine(config, device, threads)
+    return _warm[key]
+
+
+def _new_engine(config: SampleConfig, device: str, threads: int | None) -> Engine:
+    if isinstance(config.engine, TransformersEngine):
+        from stages.sample.transformers_engine import TransformersSampler
+
+        return TransformersSampler(config.engine.batch_size, device)
+    from stages.sample.vllm_engine import VllmSampler
+
+    return VllmSampler(config, device, threads)
 
 
 def _prepare(hardware: HardwareConfig) -> tuple[str, int]:

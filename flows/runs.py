@@ -70,7 +70,7 @@ def writing(paths: RunPaths, config: RunConfig, say: Callable[[str], None]) -> I
     paths.root.mkdir(parents=True, exist_ok=True)
     with run_lock(paths.lock, say):
         try:
-            if not check_same(paths, config) or differences(open_run(paths.root.parent, paths.root.name)[1], config):
+            if not check_same(paths, config) or _changed(paths, config):
                 write_text(paths.config, dump_config(config))
             yield
         finally:
@@ -81,6 +81,12 @@ def writing(paths: RunPaths, config: RunConfig, say: Callable[[str], None]) -> I
                     paths.iterations.rmdir()
                 with suppress(OSError):
                     paths.root.rmdir()
+
+
+def _changed(paths: RunPaths, config: RunConfig) -> bool:
+    """Whether run.yaml says anything else than this configuration, but for how long and on what machine."""
+    _, old = open_run(paths.root.parent, paths.root.name)
+    return old.model_copy(update={"iterations": config.iterations, "hardware": config.hardware}) != config
 
 
 def _has_stages(paths: RunPaths) -> bool:

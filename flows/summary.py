@@ -17,6 +17,7 @@ METRICS = {
     "gradient_norm": ("update", "gradient_norm"),
     "learning_rate": ("update", "learning_rate"),
     "mismatch_max": ("update", "mismatch_max"),
+    "fidelity_max": ("sample", "fidelity_max"),
 }
 
 

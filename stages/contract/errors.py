@@ -17,6 +17,10 @@ class ModelError(GrpoError):
     """A model folder that cannot be used."""
 
 
+class EngineError(GrpoError):
+    """A sampling engine that does not start, has died, hangs, or draws from another policy than it should."""
+
+
 class ArtifactError(GrpoError):
     """A run's file that is missing, damaged or of another schema."""
 

@@ -61,6 +61,10 @@ class RunPaths:
         """Where that folder grows until it is whole."""
         return self.iteration(k) / f".{stage}.partial"
 
+    def parts(self, k: int, stage: str) -> Path:
+        """Where a stage that works in parts keeps them until all are done."""
+        return self.iteration(k) / f".{stage}.parts"
+
     def policy(self, k: int) -> Path:
         """The policy that iteration `k` leaves behind."""
         return self.stage(k, "update") / "policy"

@@ -85,6 +85,12 @@ def context_length(model: PreTrainedModel) -> int:
     return int(config.max_position_embeddings)
 
 
+def vocabulary(model: PreTrainedModel) -> int:
+    """Token ids that the model knows are below this."""
+    embeddings: Any = model.get_input_embeddings()
+    return int(embeddings.weight.shape[0])
+
+
 def _check_weights(folder: Path) -> None:
     files = sorted(folder.glob("*.safetensors"))
     if not files:

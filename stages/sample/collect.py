@@ -1,6 +1,7 @@
 """Prompts and an engine → the table of rollouts. Shared, through the flows, with evaluation."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,32 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from stages.contract import tables
 from stages.contract.columns import ROLLOUTS
-from stages.contract.errors import ConfigError, DataError
+from stages.contract.config import deciding
+from stages.contract.errors import ConfigError, DataError, ModelError
+from stages.contract.manifest import package_versions
 from stages.contract.workspace import Progress, Workspace
 from stages.model.load import load_tokenizer
 from stages.model.render import encode, render
 from stages.sample.config import SampleConfig
-from stages.sample.engine import Engine
+from stages.sample.engine import Completion, Engine
+from stages.sample.parts import Parts, ranges
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Prompts as the model sees them; P of them, in the order of the table."""
+
+    prompts: pl.DataFrame
+    """Table `prompts`."""
+    texts: list[str]
+    tokens: list[list[int]]
+    seeds: list[list[int]]
+    """Of each prompt's completions."""
+
+    def part(self, rows: range) -> "Asked":
+        """Some of them."""
+        at = slice(rows.start, rows.stop)
+        return Asked(self.prompts[at], self.texts[at], self.tokens[at], self.seeds[at])
 
 
 def collect(
@@ -26,57 +47,53 @@ def collect(
     group_size: int,
     seed_of: Callable[[str, int], int],
     progress: Progress,
+    parts: Parts | None = None,
 ) -> pl.DataFrame:
     """The table `rollouts`: `group_size` completions of each prompt by the policy, ordered by prompt and sample.
 
     Prompts that are too long for the configuration or the model's context are dropped and counted on the desk.
 
     Args:
-        desk: notes the policy as an input, timings, and dropped prompts.
+        desk: notes the policy as an input, the engine, timings, and dropped prompts.
         prompts: table `prompts`.
         policy: the behaviour policy's folder.
-        engine: loads that policy and draws.
-        config: sampling and the longest prompt.
+        engine: loads that policy and draws; is left at rest.
+        config: sampling, the longest prompt, and shards.
         group_size: completions of each prompt.
         seed_of: the seed of a completion, from prompt id and sample number.
         progress: told of completions drawn.
+        parts: where shards are kept until all are drawn; None draws all at once.
     """
     with desk.timed("load"):
         digest = desk.take_folder(policy)
         tokenizer = load_tokenizer(policy)
         engine.load_policy(policy, digest)
-    asked = prompts.select("messages", "format").rows()
-    texts = [render(tokenizer, messages, kind) for messages, kind in asked]
-    ids = [encode(tokenizer, text, kind) for text, (_, kind) in zip(texts, asked, strict=True)]
-    limit = _prompt_limit(engine, config)
-    keep = [0 < len(row) <= limit for row in ids]
-    desk.drop(f"prompt longer than {limit} tokens", sum(len(row) > limit for row in ids))
-    desk.drop("empty prompt", sum(not row for row in ids))
-    if not any(keep):
-        raise DataError(f"none of {len(ids)} prompts has 1 to {limit} tokens: {desk.dropped}")
-    chosen = prompts.filter(pl.Series(keep, dtype=pl.Boolean))
-    texts = [text for text, kept in zip(texts, keep, strict=True) if kept]
-    ids = [row for row, kept in zip(ids, keep, strict=True) if kept]
-    seeds = [[seed_of(prompt_id, i) for i in range(group_size)] for prompt_id in chosen["prompt_id"]]
+        desk.notes["engine"] = engine.describe()
+    asked = _asked(desk, prompts, tokenizer, engine, config, group_size, seed_of)
+    stop = stop_tokens(tokenizer, policy, config)
+
+    def draw(part: Asked, before: int) -> pl.DataFrame:
+        total = len(asked.tokens) * group_size
+
+        def report(done: int, _: int) -> None:
+            progress(before * group_size + done, total)
+
+        answers = engine.generate(part.tokens, part.seeds, config.sampling, stop, report)
+        return _frame(part, answers, tokenizer, config, digest)
+
     with desk.timed("generate"):
-        answered = engine.generate(ids, seeds, config.sampling, stop_tokens(tokenizer, policy, config), progress)
-    flat = [completion for group_of_prompt in answered for completion in group_of_prompt]
-    columns: dict[str, Any] = {
-        name: chosen[name].repeat_by(group_size).explode() for name in ("prompt_id", "task", "answer", "metadata")
-    }
-    columns |= {
-        "sample": list(range(group_size)) * len(ids),
-        "prompt": [text for text in texts for _ in range(group_size)],
-        "prompt_tokens": [row for row in ids for _ in range(group_size)],
-        "completion": tokenizer.batch_decode([c.tokens for c in flat], skip_special_tokens=True),
-        "completion_tokens": [c.tokens for c in flat],
-        "sampler_logprobs": [c.logprobs for c in flat],
-        "finish_reason": [c.finish_reason for c in flat],
-        "temperature": [config.sampling.temperature] * len(flat),
-        "seed": [seed for row in seeds for seed in row],
-        "policy_digest": [digest] * len(flat),
-    }
-    return tables.frame(ROLLOUTS, columns)
+        if parts is None:
+            rollouts = draw(asked, 0)
+        else:
+            decided = {
+                "policy": digest,
+                "sample": deciding(config),
+                "stop": sorted(stop),
+                "packages": package_versions(),
+            }
+            rollouts = _in_shards(desk, asked, config.shards, draw, parts, decided)
+    desk.notes |= engine.rest()
+    return rollouts
 
 
 def stop_tokens(tokenizer: PreTrainedTokenizerBase, policy: Path, config: SampleConfig) -> frozenset[int]:
@@ -86,6 +103,85 @@ def stop_tokens(tokenizer: PreTrainedTokenizerBase, policy: Path, config: Sample
         own = GenerationConfig.from_pretrained(policy).eos_token_id
         ends |= set(own) if isinstance(own, list) else {own} - {None}
     return frozenset(ends)
+
+
+def _asked(
+    desk: Workspace,
+    prompts: pl.DataFrame,
+    tokenizer: PreTrainedTokenizerBase,
+    engine: Engine,
+    config: SampleConfig,
+    group_size: int,
+    seed_of: Callable[[str, int], int],
+) -> Asked:
+    rows = prompts.select("messages", "format").rows()
+    texts = [render(tokenizer, messages, kind) for messages, kind in rows]
+    ids = [encode(tokenizer, text, kind) for text, (_, kind) in zip(texts, rows, strict=True)]
+    limit = _prompt_limit(engine, config)
+    keep = [0 < len(row) <= limit for row in ids]
+    desk.drop(f"prompt longer than {limit} tokens", sum(len(row) > limit for row in ids))
+    desk.drop("empty prompt", sum(not row for row in ids))
+    if not any(keep):
+        raise DataError(f"none of {len(ids)} prompts has 1 to {limit} tokens: {desk.dropped}")
+    chosen = prompts.filter(pl.Series(keep, dtype=pl.Boolean))
+    tokens = [row for row, kept in zip(ids, keep, strict=True) if kept]
+    if (highest := max(map(max, tokens))) >= engine.vocabulary:
+        raise ModelError(
+            f"the tokenizer gives the token id {highest}, the model's vocabulary ends at {engine.vocabulary - 1}: they "
+            "do not belong together"
+        )
+    seeds = [[seed_of(prompt_id, i) for i in range(group_size)] for prompt_id in chosen["prompt_id"]]
+    return Asked(chosen, [text for text, kept in zip(texts, keep, strict=True) if kept], tokens, seeds)
+
+
+def _in_shards(
+    desk: Workspace,
+    asked: Asked,
+    shards: int,
+    draw: Callable[[Asked, int], pl.DataFrame],
+    parts: Parts,
+    decided: dict[str, Any],
+) -> pl.DataFrame:
+    frames, kept = [], 0
+    for rows in ranges(len(asked.tokens), shards):
+        part = asked.part(rows)
+        names = {"ids": part.prompts["prompt_id"].to_list(), "tokens": part.tokens, "seeds": part.seeds}
+        frame = parts.load(decided | names)
+        kept += frame is not None
+        if frame is None:
+            frame = draw(part, rows.start)
+            parts.store(decided | names, frame)
+        frames.append(frame)
+    parts.clear()
+    desk.notes["shards"] = {"all": len(frames), "kept_from_before": kept}
+    return pl.concat(frames, rechunk=True)
+
+
+def _frame(
+    asked: Asked,
+    answers: Sequence[Sequence[Completion]],
+    tokenizer: PreTrainedTokenizerBase,
+    config: SampleConfig,
+    digest: str,
+) -> pl.DataFrame:
+    flat = [completion for group in answers for completion in group]
+    group = len(flat) // len(asked.tokens)
+    columns: dict[str, Any] = {
+        name: asked.prompts[name].repeat_by(group).explode() for name in ("prompt_id", "task", "answer", "metadata")
+    }
+    columns |= {
+        "sample": list(range(group)) * len(asked.tokens),
+        "prompt": [text for text in asked.texts for _ in range(group)],
+        "prompt_tokens": [row for row in asked.tokens for _ in range(group)],
+        "completion": tokenizer.batch_decode([c.tokens for c in flat], skip_special_tokens=True),
+        "completion_tokens": [c.tokens for c in flat],
+        "sampler_logprobs": [c.logprobs for c in flat],
+        "finish_reason": [c.finish_reason for c in flat],
+        "temperature": [config.sampling.temperature] * len(flat),
+        "seed": [seed for row in asked.seeds for seed in row],
+        "policy_digest": [digest] * len(flat),
+    }
+    return tables.frame(ROLLOUTS, columns)
 
 
 def _prompt_limit(engine: Engine, config: SampleConfig) -> int:

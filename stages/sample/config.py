@@ -1,10 +1,10 @@
 """Configuration of sampling."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from stages.contract.config import Config
+from stages.contract.config import Config, operational
 
 
 class TransformersEngine(Config):
@@ -13,6 +13,40 @@ class TransformersEngine(Config):
     type: Literal["transformers"] = "transformers"
     batch_size: int = Field(default=256, gt=0)
     """Completions that are drawn at a time; bounds memory."""
+
+
+class VllmEngine(Config):
+    """Sampling by vLLM, in processes of our own that stay warm while the weights change."""
+
+    type: Literal["vllm"] = "vllm"
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Precision of the engine. float32 is as exact as the trainer; the others are faster on a GPU and need
+    `update.old_logprobs: recompute` or a correction of the mismatch."""
+    engines: int = operational(1, gt=0)
+    """Engines that share the prompts: one for each GPU, or for each group of `tensor_parallel` GPUs."""
+    tensor_parallel: int = Field(default=1, gt=0)
+    """GPUs over which one engine's weights are split."""
+    max_sequences: int = Field(default=256, gt=0)
+    """Completions that an engine draws at a time."""
+    gpu_memory: float = operational(0.5, gt=0, le=1)
+    """Part of a GPU's memory that the engine may take for weights and cache; the trainer needs the rest, unless
+    `sleep`."""
+    cache_gib: float | None = operational(None, gt=0)
+    """GiB of key-value cache; null takes what `gpu_memory` leaves, on a CPU 1."""
+    cuda_graphs: bool = True
+    """Records CUDA graphs at the start, on a GPU: faster steps for a slower start."""
+    sleep: bool = operational(False)
+    """On a GPU, frees the engine's weights and cache while other stages work."""
+    start_limit: float = operational(600, gt=0)
+    """Seconds in which the engine has to have started, or changed its weights."""
+    silence_limit: float = operational(300, gt=0)
+    """Seconds without a step of the engine after which it counts as hanging and is ended."""
+    probe_tolerance: float | None = Field(default=None, gt=0)
+    """Nats by which a token's log-probability may differ from the trainer's after a change of weights; null takes
+    0.001 for float32 and 0.5 for the others."""
+
+
+Engine = Annotated[TransformersEngine | VllmEngine, Field(discriminator="type")]
 
 
 class SamplingConfig(Config):
@@ -28,6 +62,22 @@ class SamplingConfig(Config):
     """Tokens of a completion at most, the end token included."""
     stop_token_ids: tuple[int, ...] = ()
     """Token ids that end a completion beside the tokenizer's end token."""
+    stop: tuple[str, ...] = ()
+    """Texts that end a completion; its tokens, up to the one that completes the text, stay part of it."""
+    logprobs: Literal["processed", "raw"] = "processed"
+    """Which log-probabilities are reported: of the distribution that was sampled from (temperature, top-k and top-p
+    applied), or the model's own."""
+
+
+class FidelityConfig(Config):
+    """How the sampler's log-probabilities are compared with the trainer's, on some completions of each `sample`."""
+
+    completions: int = operational(8, ge=0)
+    """Completions that are compared, spread over all; 0 compares none."""
+    warn: float = operational(0.05, gt=0)
+    """Mean absolute difference (nats) of a token from which the stage warns."""
+    error: float = operational(0.5, gt=0)
+    """Mean absolute difference (nats) of a token from which the stage fails."""
 
 
 class SampleConfig(Config):
@@ -41,5 +91,9 @@ class SampleConfig(Config):
     """Longer prompts are dropped and counted."""
     sampling: SamplingConfig = SamplingConfig()
     """How a token is drawn."""
-    engine: TransformersEngine = TransformersEngine()
+    engine: Engine = TransformersEngine()
     """What draws."""
+    shards: int = operational(1, gt=0)
+    """Parts that are drawn and kept one by one, so that a kill loses one of them; changes nothing in the table."""
+    fidelity: FidelityConfig = FidelityConfig()
+    """Comparing the sampler with the trainer."""

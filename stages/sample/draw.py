@@ -45,7 +45,7 @@ def distribution(logits_BV: Tensor, sampling: SamplingConfig) -> Tensor:
 
 
 def draw_tokens(logits_BV: Tensor, uniform_B: Tensor, sampling: SamplingConfig) -> tuple[Tensor, Tensor]:
-    """Tokens [B] by the inverse of the cumulative distribution, and their log-probabilities [B]."""
+    """Tokens [B] by the inverse of the cumulative distribution, and the log-probabilities [B] that `sampling` wants."""
     logprobs_BV = distribution(logits_BV, sampling)
     if sampling.temperature == 0:
         tokens_B = logprobs_BV.argmax(-1)
@@ -53,4 +53,6 @@ def draw_tokens(logits_BV: Tensor, uniform_B: Tensor, sampling: SamplingConfig) 
         cumulative_BV = logprobs_BV.exp().cumsum(-1)
         threshold_B1 = uniform_B[:, None] * cumulative_BV[:, -1:]
         tokens_B = torch.searchsorted(cumulative_BV, threshold_B1, right=True)[:, 0].clamp_(max=logits_BV.shape[-1] - 1)
+    if sampling.logprobs == "raw":
+        logprobs_BV = logits_BV.float().log_softmax(-1)
     return tokens_B, logprobs_BV.gather(-1, tokens_B[:, None])[:, 0]

@@ -3,10 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from stages.contract.workspace import Progress, no_progress
 from stages.sample.config import SamplingConfig
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True)
@@ -16,7 +19,8 @@ class Completion:
     tokens: list[int]
     """[T], the end token included where it was drawn."""
     logprobs: list[float]
-    """[T] nats, of the distribution that was sampled from; at temperature 0, of the model's own."""
+    """[T] nats, of the distribution that was sampled from, or the model's own, as `sampling.logprobs` says; at
+    temperature 0 the model's own."""
     finish_reason: Literal["stop", "length"]
 
 
@@ -26,6 +30,10 @@ class Engine(Protocol):
     @property
     def context_length(self) -> int:
         """Tokens of prompt and completion at most."""
+
+    @property
+    def vocabulary(self) -> int:
+        """Token ids are below this."""
 
     def load_policy(self, folder: Path, digest: str) -> None:
         """Loads the policy in `folder`, whose digest is `digest`; does nothing if just that policy is loaded."""
@@ -43,3 +51,15 @@ class Engine(Protocol):
         A completion depends on the policy, its prompt and its seed; what else is in the call changes its
         log-probabilities by rounding only, which may, rarely, tip the choice of a token.
         """
+
+    def trainer_model(self) -> "PreTrainedModel":
+        """The loaded policy as the trainer has it, for comparisons."""
+
+    def rest(self) -> dict[str, Any]:
+        """Frees what other stages may need; says what that brought. The next `load_policy` makes it ready again."""
+
+    def describe(self) -> dict[str, Any]:
+        """Which engine this is, its version and settings."""
+
+    def close(self) -> None:
+        """Ends what it has started."""

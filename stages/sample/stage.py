@@ -1,18 +1,33 @@
 """The stage `sample`: prompts, policy k-1 → rollouts.parquet."""
 
+from typing import Any
+
+import polars as pl
+import torch
+
 from stages.contract.columns import PROMPTS, ROLLOUTS
+from stages.contract.errors import EngineError
 from stages.contract.seeds import derive
-from stages.contract.workspace import Job, open_stage
+from stages.contract.workspace import Job, Workspace, open_stage
 from stages.sample.collect import collect
 from stages.sample.config import SampleConfig
 from stages.sample.draw import prompt_indices
 from stages.sample.engine import Engine
+from stages.sample.fidelity import fidelity, model_logprobs, spread
+from stages.sample.parts import Parts
 
 
-def run(job: Job, config: SampleConfig, engine: Engine) -> None:
-    """Draws iteration k's prompts and answers each `group_size` times with the policy of iteration k-1."""
+def run(job: Job, config: SampleConfig, section: dict[str, Any], engine: Engine) -> None:
+    """Draws iteration k's prompts and answers each `group_size` times with the policy of iteration k-1.
+
+    Args:
+        job: run and iteration.
+        config: this stage's configuration.
+        section: what of it decides the output, for the manifest.
+        engine: draws.
+    """
     k = job.iteration
-    with open_stage(job, "sample", "sample", config.model_dump(mode="json")) as desk:
+    with open_stage(job, "sample", "sample", section) as desk:
         table = desk.read(job.paths.stage(0, "prompts") / "train.parquet", PROMPTS)
         prompts = table[prompt_indices(table.height, config.prompts, job.seed, k)]
         rollouts = collect(
@@ -24,13 +39,40 @@ def run(job: Job, config: SampleConfig, engine: Engine) -> None:
             config.group_size,
             lambda prompt_id, i: derive(job.seed, "sample", k, prompt_id, i),
             job.progress,
+            Parts(job.paths.parts(k, "sample")) if config.shards > 1 else None,
         )
         desk.write("rollouts.parquet", rollouts, ROLLOUTS)
         lengths = rollouts["completion_tokens"].list.len()
-        desk.notes["engine"] = config.engine.type
         desk.metrics |= {
             "completions": rollouts.height,
             "completion_tokens": int(lengths.sum()),
             "mean_length": float(lengths.cast(float).sum() / rollouts.height),
             "truncated": float((rollouts["finish_reason"] == "length").sum() / rollouts.height),
         }
+        if config.fidelity.completions:
+            with desk.timed("fidelity"):
+                compare(desk, rollouts, config, engine, job.device)
+
+
+def compare(desk: Workspace, rollouts: pl.DataFrame, config: SampleConfig, engine: Engine, device: str) -> None:
+    """Notes how far the sampler's log-probabilities are from the trainer's on some completions.
+
+    Raises:
+        EngineError: further than `fidelity.error`.
+    """
+    settings, rows = config.fidelity, spread(rollouts.height, config.fidelity.completions)
+    some = rollouts[rows]
+    prompts, completions = some["prompt_tokens"].to_list(), some["completion_tokens"].to_list()
+    trainer = torch.cat(model_logprobs(engine.trainer_model(), prompts, completions, device, config.sampling))
+    sampler = torch.tensor(some["sampler_logprobs"].explode().to_list())
+    figures = fidelity(sampler, trainer)
+    desk.notes["fidelity"] = {"completions": len(rows), "tokens": len(sampler), **figures}
+    desk.metrics |= {f"fidelity_{name}": figures[name] for name in ("mean", "max", "kl")}
+    told = f"sampler and trainer differ by {figures['mean']:.3g} nats a token in the mean, {figures['max']:.3g} at most"
+    if not figures["mean"] <= settings.error:
+        raise EngineError(
+            f"{told}; sample.fidelity.error allows {settings.error}: the engine's precision is too low, or it computes "
+            "another model"
+        )
+    if figures["mean"] > settings.warn:
+        desk.notes["warnings"] = [f"{told}; sample.fidelity.warn is {settings.warn}"]

@@ -9,13 +9,16 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel
+from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from stages.contract.workspace import Progress, no_progress
-from stages.model.load import context_length, load_model
+from stages.model.load import context_length, load_model, load_tokenizer, vocabulary
 from stages.sample.config import SamplingConfig
 from stages.sample.draw import draw_tokens, uniforms
 from stages.sample.engine import Completion
+
+BYTES_OF_A_CHARACTER = 4
+"""Tokens that a character may take at most: some tokenizers fall back to bytes."""
 
 
 class TransformersSampler:
@@ -25,6 +28,8 @@ class TransformersSampler:
         self._batch_size = batch_size
         self._device = device
         self._digest: str | None = None
+        self._folder: Path | None = None
+        self._tokenizer: PreTrainedTokenizerBase | None = None
         self._model: PreTrainedModel | None = None
 
     @property
@@ -34,14 +39,43 @@ class TransformersSampler:
         return self._model
 
     @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """Its tokenizer, which only texts that end a completion need."""
+        assert self._folder is not None, "load_policy comes first"
+        self._tokenizer = self._tokenizer or load_tokenizer(self._folder)
+        return self._tokenizer
+
+    @property
     def context_length(self) -> int:
         """Tokens of prompt and completion at most."""
         return context_length(self.model)
 
+    @property
+    def vocabulary(self) -> int:
+        """Token ids are below this."""
+        return vocabulary(self.model)
+
+    def trainer_model(self) -> PreTrainedModel:
+        """The loaded policy as the trainer has it: the very model that draws."""
+        return self.model
+
+    def rest(self) -> dict[str, Any]:
+        """Nothing: the model is small beside what the update needs."""
+        return {}
+
+    def describe(self) -> dict[str, Any]:
+        """Engine and settings, for the manifest; versions of packages are there already."""
+        return {"type": "transformers", "batch_size": self._batch_size}
+
+    def close(self) -> None:
+        """Drops the model."""
+        self._digest, self._model = None, None
+
     def load_policy(self, folder: Path, digest: str) -> None:
         """Loads a policy unless it is the one that is loaded."""
         if digest != self._digest:
-            self._digest, self._model = None, None
+            self._digest, self._model, self._tokenizer = None, None, None
+            self._folder = folder
             self._model = load_model(folder, self._device)
             self._digest = digest
 
@@ -85,6 +119,8 @@ class TransformersSampler:
             tokens_BT[rows[going], t] = drawn[going]
             logprobs_BT[rows[going], t] = logprobs[going]
             ended_B[rows] |= torch.isin(drawn, ends)
+            if sampling.stop:
+                ended_B[rows] |= self._says_stop(tokens_BT[rows, : t + 1], sampling.stop)
             left = ~ended_B[rows]
             count = int(left.sum())
             if count == 0 or t + 1 == sampling.max_tokens:
@@ -96,6 +132,12 @@ class TransformersSampler:
             mask_BS = torch.cat([mask_BS, mask_BS.new_ones(len(rows), 1)], dim=1)
             logits_BV = self._forward(drawn[:, None], mask_BS, cache)
         return _completions(tokens_BT, logprobs_BT, ended_B)
+
+    def _says_stop(self, tokens_BT: Tensor, stop: Sequence[str]) -> Tensor:
+        """[B], whether a row's text holds one of the texts that end it; only its last tokens can have completed one."""
+        last = tokens_BT[:, -BYTES_OF_A_CHARACTER * max(map(len, stop)) :].tolist()
+        texts = self.tokenizer.batch_decode([[t for t in row if t >= 0] for row in last], skip_special_tokens=True)
+        return torch.tensor([any(s in text for s in stop) for text in texts], device=self._device)
 
     def _prefill(self, prompts: Sequence[Sequence[int]], group: int) -> tuple[Tensor, Tensor, DynamicCache]:
         width = max(map(len, prompts))

@@ -1,0 +1,159 @@
+"""The sampler process: one vLLM engine, which answers what the stage asks. The only file that imports vLLM.
+
+Started as `python -m stages.sample.vllm_worker SOCKET LIFELINE`. Requests are (command, arguments); each is answered by
+any number of ("beat", completions done), then ("done", result) or ("failed", message).
+"""
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import Any
+
+import torch
+
+EXTENSION = "stages.sample.vllm_worker.Reloading"
+
+
+class Reloading:
+    """What vLLM's worker can do beside its own: change all weights, packed copies of tied ones too."""
+
+    def change_weights(self, folder: str) -> None:
+        """Reads the weights in `folder`. vLLM's CPU build packs the output head, and forgets to when it is tied."""
+        worker: Any = self
+        worker.reload_weights(weights_path=folder)
+        if worker.device.type == "cpu" and getattr(worker.model_config.hf_text_config, "tie_word_embeddings", False):
+            head = worker.get_model().lm_head
+            head.quant_method.process_weights_after_loading(head)
+
+
+class Sampler:
+    """The engine and what can be asked of it."""
+
+    def __init__(self, beat: Callable[[int], None]) -> None:
+        self._beat = beat
+        self._llm: Any = None
+        self._asleep = False
+
+    def start(self, folder: str, settings: dict[str, Any]) -> dict[str, Any]:
+        """Starts the engine with the policy in `folder`; says which it is."""
+        import vllm
+
+        self._llm = vllm.LLM(
+            model=folder,
+            trust_remote_code=False,
+            generation_config="vllm",
+            seed=0,
+            enable_prefix_caching=True,
+            worker_extension_cls=EXTENSION,
+            **settings,
+        )
+        config = self._llm.llm_engine.vllm_config
+        return {
+            "vllm": vllm.__version__,
+            "platform": str(vllm.platforms.current_platform.device_type),
+            "dtype": str(config.model_config.dtype).removeprefix("torch."),
+            "context": int(config.model_config.max_model_len),
+            "block_size": int(config.cache_config.block_size),
+            "cache_blocks": int(config.cache_config.num_gpu_blocks),
+            "threads": torch.get_num_threads(),
+            "settings": settings,
+        }
+
+    def load(self, folder: str) -> None:
+        """Changes the weights to those in `folder`, wakes the engine, and drops what was computed with the old ones."""
+        if self._asleep:
+            self._llm.wake_up(["weights"])
+        self._llm.collective_rpc("change_weights", args=(folder,))
+        if self._asleep:
+            self._llm.wake_up(["kv_cache"])
+            self._asleep = False
+        if not self._llm.reset_prefix_cache():
+            raise RuntimeError("the prefix cache could not be dropped")
+
+    def sleep(self) -> dict[str, int]:
+        """Frees the weights and the cache on a GPU; the bytes that were free on it before and after."""
+        before, _ = torch.cuda.mem_get_info()
+        self._llm.sleep(level=2)
+        self._asleep = True
+        after, _ = torch.cuda.mem_get_info()
+        return {"free_before": before, "free_after": after}
+
+    def probe(self, tokens: list[int]) -> list[float]:
+        """Log-probabilities of tokens[1:], each given those before it, by the model itself."""
+        request = self._parameters(max_tokens=1, temperature=0.0, prompt_logprobs=0, detokenize=False)
+        [output] = self._run([tokens], [request])
+        return [
+            float(entry[token].logprob) for token, entry in zip(tokens, output.prompt_logprobs, strict=True) if entry
+        ]
+
+    def generate(
+        self, prompts: list[list[int]], seeds: list[list[int]], parameters: dict[str, Any]
+    ) -> tuple[list[list[tuple[list[int], list[float], str]]], int]:
+        """Each prompt's completions, one for each of its seeds, as (tokens, log-probabilities, finish reason).
+
+        Beside them, how many prompt tokens were found in the prefix cache and not computed again.
+        """
+        flat = [(prompt, seed) for prompt, row in zip(prompts, seeds, strict=True) for seed in row]
+        requests = [self._parameters(seed=seed, logprobs=0, flat_logprobs=True, **parameters) for _, seed in flat]
+        outputs = self._run([prompt for prompt, _ in flat], requests)
+        drawn = iter([_completion(output.outputs[0]) for output in outputs])
+        groups = [[next(drawn) for _ in row] for row in seeds]
+        return groups, sum(output.num_cached_tokens or 0 for output in outputs)
+
+    def _parameters(self, **parameters: Any) -> Any:
+        from vllm import SamplingParams
+
+        return SamplingParams(**parameters)
+
+    def _run(self, prompts: list[list[int]], parameters: list[Any]) -> list[Any]:
+        asked = [{"prompt_token_ids": prompt} for prompt in prompts]
+        names = self._llm.enqueue(asked, parameters, use_tqdm=False)
+        engine, outputs = self._llm.llm_engine, []
+        while engine.has_unfinished_requests():
+            outputs += [output for output in engine.step() if output.finished]
+            self._beat(len(outputs))
+        assert len(outputs) == len(names)
+        return sorted(outputs, key=lambda output: int(output.request_id))  # they are numbered as they were asked
+
+
+def _completion(output: Any) -> tuple[list[int], list[float], str]:
+    logprobs = output.logprobs
+    assert logprobs.token_ids[: len(logprobs.logprobs)] == list(output.token_ids), "one log-probability for each token"
+    return list(output.token_ids), [float(value) for value in logprobs.logprobs], str(output.finish_reason)
+
+
+def _die_with_parent(lifeline: int) -> None:
+    """Ends this process and all it has started when the other end of `lifeline` closes, however the parent ended."""
+
+    def watch() -> None:
+        os.read(lifeline, 1)
+        os.killpg(0, signal.SIGKILL)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _serve(pipe: Connection) -> None:
+    sampler = Sampler(lambda done: pipe.send(("beat", done)))
+    commands: dict[str, Callable[..., Any]] = {
+        name: getattr(sampler, name) for name in ("start", "load", "sleep", "probe", "generate")
+    }
+    while True:
+        try:
+            command, arguments = pipe.recv()
+        except EOFError:
+            return
+        try:
+            pipe.send(("done", commands[command](**arguments)))
+        except Exception as error:  # whatever it is, the parent is told, and throws this process away
+            import traceback
+
+            traceback.print_exc()
+            pipe.send(("failed", f"{type(error).__name__}: {error}"))
+
+
+if __name__ == "__main__":
+    _die_with_parent(int(sys.argv[2]))
+    _serve(Connection(int(sys.argv[1])))
