@@ -51,8 +51,7 @@ def _run(job: Job, stage: str, config: RunConfig) -> None:
         case "sample":
             import stages.sample.stage
 
-            engine = _engine(config.sample, job.device, job.threads)
-            stages.sample.stage.run(job, config.sample, config.section("sample"), engine)
+            stages.sample.stage.run(job, config.sample, _engine(config, job))
         case "score":
             import stages.score.stage
 
@@ -81,7 +80,7 @@ def _evaluate(job: Job, config: RunConfig) -> None:
     settings = config.evaluate
     sampling = config.sample.sampling.model_copy(update={"temperature": settings.temperature})
     drawing = config.sample.model_copy(update={"sampling": sampling})
-    engine = _engine(config.sample, job.device, job.threads)
+    engine = _engine(config, job)
 
     def draw(desk: Workspace, prompts: pl.DataFrame, policy: Path, seed_of: Any) -> pl.DataFrame:
         return collect(desk, prompts, policy, engine, drawing, settings.samples, seed_of, job.progress)
@@ -93,28 +92,28 @@ def _evaluate(job: Job, config: RunConfig) -> None:
     stages.evaluate.stage.run(job, settings, section, config.success(), draw, judge)
 
 
-_warm: dict[tuple[SampleConfig, str, int | None], Engine] = {}
+_warm: dict[tuple[SampleConfig, str, int | None, int | None], Engine] = {}
 
 
-def _engine(config: SampleConfig, device: str, threads: int | None) -> Engine:
+def _engine(config: RunConfig, job: Job) -> Engine:
     """The engine of this process. It stays warm, and holds the digest of the policy that it has loaded."""
-    key = (config, device, threads)
+    key = (config.sample, job.device, job.threads, config.update.lora.rank if config.update.lora else None)
     if key not in _warm:
         for engine in _warm.values():
             engine.close()
         _warm.clear()
-        _warm[key] = _new_engine(config, device, threads)
+        _warm[key] = _new_engine(*key)
     return _warm[key]
 
 
-def _new_engine(config: SampleConfig, device: str, threads: int | None) -> Engine:
+def _new_engine(config: SampleConfig, device: str, threads: int | None, adapter_rank: int | None) -> Engine:
     if isinstance(config.engine, TransformersEngine):
         from stages.sample.transformers_engine import TransformersSampler
 
         return TransformersSampler(config.engine.batch_size, device)
     from stages.sample.vllm_engine import VllmSampler
 
-    return VllmSampler(config, device, threads)
+    return VllmSampler(config, device, threads, adapter_rank)
 
 
 def _prepare(hardware: HardwareConfig) -> tuple[str, int]:

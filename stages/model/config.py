@@ -1,4 +1,4 @@
-"""Configuration of the optimizer. Light: torch is not imported."""
+"""Configuration of the optimizer and of adapters. Light: torch is not imported."""
 
 from typing import Literal
 
@@ -35,3 +35,14 @@ class OptimizerConfig(Config):
     """Gradients of a greater norm are scaled down to it."""
     schedule: ScheduleConfig = ScheduleConfig()
     """Learning rate over the steps."""
+
+
+class LoraConfig(Config):
+    """Low-rank adapters (arXiv:2106.09685): only they are trained, the starting policy stays as it is."""
+
+    rank: int = Field(default=16, gt=0, le=512)
+    """Rank r of the change of each weight."""
+    alpha: float = Field(default=32, gt=0)
+    """The change is scaled by alpha / r."""
+    targets: Literal["all-linear"] | tuple[str, ...] = "all-linear"
+    """Which layers, by the ends of their names; `all-linear` takes all but the output head."""

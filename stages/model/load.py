@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from transformers.utils import logging
 
 from stages.contract.errors import ModelError
+from stages.model.adapter import base_of, is_adapted, load_adapter, save_adapter
 
 logging.set_verbosity_error()
 logging.disable_progress_bar()
@@ -18,11 +19,15 @@ WEIGHTS = {".safetensors", ".bin", ".pt", ".pth", ".gguf"}
 
 
 def load_model(folder: Path, device: str) -> PreTrainedModel:
-    """The causal language model of a folder, in float32 on `device`, dropout off.
+    """The causal language model of a folder, in float32 on `device`, dropout off; with its adapter, where it is one.
 
     Raises:
         ModelError: no configuration, no safetensors, a truncated file, tensors missing, left over or of a wrong shape.
     """
+    if (base := base_of(folder)) is not None:
+        model = load_model(base, "cpu")
+        load_adapter(model, folder)
+        return _placed(model, device)
     if not (folder / "config.json").is_file():
         raise ModelError(f"{folder}: no config.json; a Hugging Face model folder is wanted")
     _check_weights(folder)
@@ -38,7 +43,6 @@ def load_model(folder: Path, device: str) -> PreTrainedModel:
         )
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         raise ModelError(f"{folder}: cannot be loaded: {' '.join(str(error).split())[:500]}") from error
-    model: PreTrainedModel = loaded[0]
     info: dict[str, Any] = loaded[1]
     wrong = {
         name: sorted(map(str, info[name]))
@@ -47,8 +51,7 @@ def load_model(folder: Path, device: str) -> PreTrainedModel:
     }
     if wrong:
         raise ModelError(f"{folder}: the weights do not fit config.json: {str(wrong)[:500]}")
-    placed: Any = model
-    return placed.to(device).eval()  # type: ignore[no-any-return]
+    return _placed(loaded[0], device)
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
@@ -70,11 +73,19 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def save_policy(model: PreTrainedModel, folder: Path, parent: Path | None) -> None:
-    """Writes the model as safetensors; takes every other file (tokenizer, chat template, …) from `parent` as it is."""
-    model.save_pretrained(folder)
+def save_policy(model: PreTrainedModel, folder: Path, parent: Path | None, base: Path | None = None) -> None:
+    """Writes the model as safetensors; takes every other file (tokenizer, chat template, …) from `parent` as it is.
+
+    Of a model with an adapter only that is written; `base` is the base model's folder, as seen from the policy's place.
+    """
+    if is_adapted(model):
+        assert base is not None
+        save_adapter(model, folder, base)
+    else:
+        model.save_pretrained(folder)
+    left = {"config.json"} if is_adapted(model) else set()
     for path in sorted(parent.iterdir()) if parent else []:
-        weights = path.suffix in WEIGHTS or ".index.json" in path.name
+        weights = path.suffix in WEIGHTS or ".index.json" in path.name or path.name in left
         if path.is_file() and not weights and not (folder / path.name).exists():
             shutil.copyfile(path, folder / path.name)
 
@@ -89,6 +100,11 @@ def vocabulary(model: PreTrainedModel) -> int:
     """Token ids that the model knows are below this."""
     embeddings: Any = model.get_input_embeddings()
     return int(embeddings.weight.shape[0])
+
+
+def _placed(model: Any, device: str) -> PreTrainedModel:
+    placed: PreTrainedModel = model.to(device).eval()
+    return placed
 
 
 def _check_weights(folder: Path) -> None:

@@ -14,6 +14,7 @@ from stages.contract.config import deciding
 from stages.contract.errors import ConfigError, DataError, ModelError
 from stages.contract.manifest import package_versions
 from stages.contract.workspace import Progress, Workspace
+from stages.model.adapter import take_policy
 from stages.model.load import load_tokenizer
 from stages.model.render import encode, render
 from stages.sample.config import SampleConfig
@@ -65,7 +66,7 @@ def collect(
         parts: where shards are kept until all are drawn; None draws all at once.
     """
     with desk.timed("load"):
-        digest = desk.take_folder(policy)
+        digest = take_policy(desk, policy)
         tokenizer = load_tokenizer(policy)
         engine.load_policy(policy, digest)
         desk.notes["engine"] = engine.describe()

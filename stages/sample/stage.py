@@ -1,11 +1,10 @@
 """The stage `sample`: prompts, policy k-1 → rollouts.parquet."""
 
-from typing import Any
-
 import polars as pl
 import torch
 
 from stages.contract.columns import PROMPTS, ROLLOUTS
+from stages.contract.config import deciding
 from stages.contract.errors import EngineError
 from stages.contract.seeds import derive
 from stages.contract.workspace import Job, Workspace, open_stage
@@ -17,17 +16,10 @@ from stages.sample.fidelity import fidelity, model_logprobs, spread
 from stages.sample.parts import Parts
 
 
-def run(job: Job, config: SampleConfig, section: dict[str, Any], engine: Engine) -> None:
-    """Draws iteration k's prompts and answers each `group_size` times with the policy of iteration k-1.
-
-    Args:
-        job: run and iteration.
-        config: this stage's configuration.
-        section: what of it decides the output, for the manifest.
-        engine: draws.
-    """
+def run(job: Job, config: SampleConfig, engine: Engine) -> None:
+    """Draws iteration k's prompts and answers each `group_size` times with the policy of iteration k-1."""
     k = job.iteration
-    with open_stage(job, "sample", "sample", section) as desk:
+    with open_stage(job, "sample", "sample", deciding(config)) as desk:
         table = desk.read(job.paths.stage(0, "prompts") / "train.parquet", PROMPTS)
         prompts = table[prompt_indices(table.height, config.prompts, job.seed, k)]
         rollouts = collect(

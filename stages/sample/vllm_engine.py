@@ -15,6 +15,7 @@ from stages.contract.config import config_digest
 from stages.contract.digest import file_digest
 from stages.contract.errors import ConfigError, EngineError
 from stages.contract.workspace import Progress, no_progress
+from stages.model.adapter import base_of
 from stages.model.load import context_length, load_model, vocabulary
 from stages.sample.config import SampleConfig, SamplingConfig, VllmEngine
 from stages.sample.engine import Completion
@@ -25,6 +26,8 @@ WORKER = "stages.sample.vllm_worker"
 PROBE_TOKENS = 32
 TOLERANCE = {"float32": 1e-3, "bfloat16": 0.5, "float16": 0.5}
 """Nats by which a token's log-probability may differ from the trainer's after a change of weights."""
+ADAPTER_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
+"""Ranks for which vLLM makes room."""
 CPU_CACHE = 1.0
 """GiB of key-value cache on a CPU where the configuration names none."""
 
@@ -36,15 +39,17 @@ class VllmSampler:
         config: the engine's configuration, and what of sampling it has to know when it starts.
         device: cpu or cuda.
         threads: threads of torch on a CPU; None leaves it to torch.
+        adapter_rank: rank of the adapters that policies may be; None for none.
     """
 
-    def __init__(self, config: SampleConfig, device: str, threads: int | None) -> None:
+    def __init__(self, config: SampleConfig, device: str, threads: int | None, adapter_rank: int | None = None) -> None:
         assert isinstance(config.engine, VllmEngine)
         self._config = config.engine
         self._wanted_context = config.max_prompt_tokens + config.sampling.max_tokens
         self._logprobs = config.sampling.logprobs
         self._device = device
         self._threads = threads
+        self._adapter_rank = adapter_rank
         self._processes: list[WatchedProcess] = []
         self._shape: str | None = None
         self._digest: str | None = None
@@ -53,6 +58,7 @@ class VllmSampler:
         self._expected: np.ndarray | None = None
         self._about: dict[str, Any] = {}
         self._cached_tokens = 0
+        self._changes = 0
 
     @property
     def context_length(self) -> int:
@@ -90,12 +96,16 @@ class VllmSampler:
         self._free_gpu()
         tolerance = self._config.probe_tolerance or TOLERANCE[self._config.dtype]
         with self._all_or_nothing():
-            if (shape := _shape(folder)) != self._shape:
+            whole = base_of(folder) or folder
+            adapter = None if whole == folder else str(folder)
+            if (shape := _shape(whole)) != self._shape:
                 self.close()
-                self._start(folder, context)
+                self._start(whole, context)
                 self._shape, before = shape, None
-            else:
-                self._ask("load", {"folder": str(folder)}, self._config.start_limit)
+            if before is not None or adapter:
+                self._changes += 1
+                change = {"folder": str(whole), "adapter": adapter, "adapter_number": self._changes}
+                self._ask("load", change, self._config.start_limit)
             for drawn in self._ask("probe", {"tokens": tokens}, self._config.silence_limit):
                 check_probe(np.array(drawn), expected, before, tolerance)
         self._about |= facts
@@ -179,6 +189,9 @@ class VllmSampler:
             "logprobs_mode": f"{self._logprobs}_logprobs",
             "enable_sleep_mode": config.sleep and not cpu,
         }
+        if self._adapter_rank is not None:
+            rank = next(rank for rank in ADAPTER_RANKS if rank >= self._adapter_rank)
+            settings |= {"enable_lora": True, "max_loras": 1, "max_lora_rank": rank}
         cache = config.cache_gib if config.cache_gib is not None else (CPU_CACHE if cpu else None)
         if cache is not None:
             settings["kv_cache_memory_bytes"] = int(cache * 2**30)

@@ -36,9 +36,10 @@ class Sampler:
         self._beat = beat
         self._llm: Any = None
         self._asleep = False
+        self._adapter: Any = None
 
     def start(self, folder: str, settings: dict[str, Any]) -> dict[str, Any]:
-        """Starts the engine with the policy in `folder`; says which it is."""
+        """Starts the engine with the model in `folder`; says which it is."""
         import vllm
 
         self._llm = vllm.LLM(
@@ -62,16 +63,31 @@ class Sampler:
             "settings": settings,
         }
 
-    def load(self, folder: str) -> None:
-        """Changes the weights to those in `folder`, wakes the engine, and drops what was computed with the old ones."""
+    def load(self, folder: str, adapter: str | None, adapter_number: int) -> None:
+        """Changes the weights, wakes the engine, and drops what was computed with the old ones.
+
+        Args:
+            folder: the model; read again only where there is no adapter, or the engine sleeps.
+            adapter: the adapter's folder, None for none.
+            adapter_number: a new one for each adapter: of a known number vLLM silently keeps the former.
+        """
         if self._asleep:
             self._llm.wake_up(["weights"])
-        self._llm.collective_rpc("change_weights", args=(folder,))
+        if self._asleep or adapter is None:
+            self._llm.collective_rpc("change_weights", args=(folder,))
         if self._asleep:
             self._llm.wake_up(["kv_cache"])
             self._asleep = False
+        self._take_adapter(adapter, adapter_number)
         if not self._llm.reset_prefix_cache():
             raise RuntimeError("the prefix cache could not be dropped")
+
+    def _take_adapter(self, adapter: str | None, number: int) -> None:
+        from vllm.lora.request import LoRARequest
+
+        if self._adapter is not None:
+            self._llm.llm_engine.remove_lora(self._adapter.lora_int_id)
+        self._adapter = None if adapter is None else LoRARequest(f"adapter-{number}", number, adapter)
 
     def sleep(self) -> dict[str, int]:
         """Frees the weights and the cache on a GPU; the bytes that were free on it before and after."""
@@ -110,7 +126,7 @@ class Sampler:
 
     def _run(self, prompts: list[list[int]], parameters: list[Any]) -> list[Any]:
         asked = [{"prompt_token_ids": prompt} for prompt in prompts]
-        names = self._llm.enqueue(asked, parameters, use_tqdm=False)
+        names = self._llm.enqueue(asked, parameters, lora_request=self._adapter, use_tqdm=False)
         engine, outputs = self._llm.llm_engine, []
         while engine.has_unfinished_requests():
             outputs += [output for output in engine.step() if output.finished]

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from stages.contract.config import Config
-from stages.model.config import OptimizerConfig
+from stages.model.config import LoraConfig, OptimizerConfig
 
 Ratio = Literal["token", "sequence", "sequence_token"]
 
@@ -227,6 +227,8 @@ class UpdateConfig(Config):
     """Correction for the mismatch of sampler and trainer; null corrects nothing."""
     average: AverageConfig | None = None
     """Keeps an exponential average of the policies, which `score.reference` can name; null keeps none."""
+    lora: LoraConfig | None = None
+    """Trains an adapter in place of the whole model; null trains the whole."""
     optimizer: OptimizerConfig = OptimizerConfig()
     """The optimizer."""
 

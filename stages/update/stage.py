@@ -1,14 +1,20 @@
 """The stage `update`: rollouts, scores, advantages, policy and optimizer k-1 → those of k, and steps.parquet."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
+
+from transformers import PreTrainedModel
 
 from stages.contract import tables
 from stages.contract.columns import ADVANTAGES, ROLLOUTS, SCORES, STEPS
+from stages.contract.errors import ConfigError
 from stages.contract.metrics import Meter
 from stages.contract.seeds import derive
 from stages.contract.weights import read_tensors, write_tensors
 from stages.contract.workspace import Job, open_stage
+from stages.model.adapter import add_adapter, is_adapted, take_policy
 from stages.model.load import load_model, save_policy
 from stages.model.logprobs import check_head
 from stages.model.optim import Optimizer
@@ -30,8 +36,9 @@ def run(job: Job, config: UpdateConfig) -> None:
         rows = training_rows(rollouts, scores, advantages, with_reference=config.kl.coefficient > 0)
         with desk.timed("load"):
             parent = paths.policy(k - 1)
-            desk.notes["parent_digest"] = desk.take_folder(parent)
+            desk.notes["parent_digest"] = take_policy(desk, parent)
             model = load_model(parent, job.device)
+            adapt(model, config, derive(job.seed, "lora"))
             check_head(model)
             optimizer = Optimizer(model, config.optimizer)
             if k > 1:
@@ -46,12 +53,25 @@ def run(job: Job, config: UpdateConfig) -> None:
             seed = derive(job.seed, "update", k)
             steps = train(model, optimizer, rows, config, seed, job.device, job.progress, factor)
         with desk.timed("save"):
-            save_policy(model, desk.folder / "policy", parent)
+            base = Path(os.path.relpath(paths.policy(0), paths.policy(k)))
+            save_policy(model, desk.folder / "policy", parent, base)
             write_tensors(desk.folder / OPTIMIZER, optimizer.state())
         names = sorted({name for step in steps for name in step} | {field.name for field in STEPS.fields})
         columns = {name: [step.get(name) for step in steps] for name in names}
         desk.write("steps.parquet", tables.frame(STEPS, columns), STEPS)
         desk.metrics |= summary(steps)
+
+
+def adapt(model: PreTrainedModel, config: UpdateConfig, seed: int) -> None:
+    """Adds the first adapter where one is to be trained.
+
+    Raises:
+        ConfigError: the policy has an adapter already, and the configuration knows of none.
+    """
+    if config.lora is None and is_adapted(model):
+        raise ConfigError("update.lora is null, but the policy is an adapter; `grpo export` merges it with its base")
+    if config.lora is not None and not is_adapted(model):
+        add_adapter(model, config.lora, seed)
 
 
 def summary(steps: Sequence[dict[str, float]]) -> dict[str, float]:
