@@ -191,6 +191,28 @@ def sql(
     return None
 
 
+@app.command("serve-policy", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def serve_policy(
+    context: typer.Context,
+    run: Run,
+    iteration: Annotated[int | None, typer.Option(min=0, help="Iteration; without it the last one trained.")] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.")] = 8000,
+    artifacts: Artifacts = ARTIFACTS,
+) -> None:
+    """Serves a policy by vLLM's OpenAI-compatible server; options that are not listed here go to vLLM as they are."""
+    from flows.policy_server import arguments, policy_of, serve
+    from flows.runs import open_run
+
+    paths, _ = open_run(artifacts, run)
+    folder = policy_of(paths, iteration)
+    import torch
+
+    cpu = not torch.cuda.is_available()
+    console.print(f"{folder} as model {run!r} on http://{host}:{port}/v1", highlight=False, soft_wrap=True)
+    raise typer.Exit(serve([*arguments(folder, run, host, port, cpu), *context.args], cpu))
+
+
 @app.command()
 def fields() -> None:
     """Lists the configuration's fields with their defaults and meanings, as Markdown."""

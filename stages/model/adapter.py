@@ -21,6 +21,7 @@ from stages.model.config import LoraConfig
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
+VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 PREFIX = "base_model.model."
 """What peft puts before the names of a model's parameters in its files."""
 
@@ -38,6 +39,16 @@ def base_of(folder: Path) -> Path | None:
         return Path(os.path.normpath(folder / name))
     except (ValueError, KeyError, TypeError) as error:
         raise ModelError(f"{folder / CONFIG}: not the configuration of an adapter ({error!r})") from error
+
+
+def rank_of(folder: Path) -> int:
+    """The rank of an adapter."""
+    return int(json.loads((folder / CONFIG).read_text(encoding="utf-8"))["r"])
+
+
+def vllm_rank(rank: int) -> int:
+    """The least rank, of those for which vLLM makes room, that an adapter of `rank` fits in."""
+    return next(room for room in VLLM_RANKS if room >= rank)
 
 
 def take_policy(desk: Workspace, folder: Path) -> str:

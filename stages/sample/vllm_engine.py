@@ -15,7 +15,7 @@ from stages.contract.config import config_digest
 from stages.contract.digest import file_digest
 from stages.contract.errors import ConfigError, EngineError
 from stages.contract.workspace import Progress, no_progress
-from stages.model.adapter import base_of
+from stages.model.adapter import base_of, vllm_rank
 from stages.model.load import context_length, load_model, vocabulary
 from stages.sample.config import SampleConfig, SamplingConfig, VllmEngine
 from stages.sample.engine import Completion
@@ -26,8 +26,6 @@ WORKER = "stages.sample.vllm_worker"
 PROBE_TOKENS = 32
 TOLERANCE = {"float32": 1e-3, "bfloat16": 0.5, "float16": 0.5}
 """Nats by which a token's log-probability may differ from the trainer's after a change of weights."""
-ADAPTER_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
-"""Ranks for which vLLM makes room."""
 CPU_CACHE = 1.0
 """GiB of key-value cache on a CPU where the configuration names none."""
 
@@ -190,8 +188,7 @@ class VllmSampler:
             "enable_sleep_mode": config.sleep and not cpu,
         }
         if self._adapter_rank is not None:
-            rank = next(rank for rank in ADAPTER_RANKS if rank >= self._adapter_rank)
-            settings |= {"enable_lora": True, "max_loras": 1, "max_lora_rank": rank}
+            settings |= {"enable_lora": True, "max_loras": 1, "max_lora_rank": vllm_rank(self._adapter_rank)}
         cache = config.cache_gib if config.cache_gib is not None else (CPU_CACHE if cpu else None)
         if cache is not None:
             settings["kv_cache_memory_bytes"] = int(cache * 2**30)

@@ -4,15 +4,14 @@ Started as `python -m stages.sample.vllm_worker SOCKET LIFELINE`. Requests are (
 any number of ("beat", completions done), then ("done", result) or ("failed", message).
 """
 
-import os
-import signal
 import sys
-import threading
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
 
 import torch
+
+from stages.contract.lifeline import end_with
 
 EXTENSION = "stages.sample.vllm_worker.Reloading"
 
@@ -141,16 +140,6 @@ def _completion(output: Any) -> tuple[list[int], list[float], str]:
     return list(output.token_ids), [float(value) for value in logprobs.logprobs], str(output.finish_reason)
 
 
-def _die_with_parent(lifeline: int) -> None:
-    """Ends this process and all it has started when the other end of `lifeline` closes, however the parent ended."""
-
-    def watch() -> None:
-        os.read(lifeline, 1)
-        os.killpg(0, signal.SIGKILL)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
 def _serve(pipe: Connection) -> None:
     sampler = Sampler(lambda done: pipe.send(("beat", done)))
     commands: dict[str, Callable[..., Any]] = {
@@ -171,5 +160,5 @@ def _serve(pipe: Connection) -> None:
 
 
 if __name__ == "__main__":
-    _die_with_parent(int(sys.argv[2]))
+    end_with(int(sys.argv[2]))
     _serve(Connection(int(sys.argv[1])))

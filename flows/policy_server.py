@@ -1,0 +1,79 @@
+"""vLLM's OpenAI-compatible server on a policy of a run, in a process group that ends with the command."""
+
+import os
+import runpy
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from flows.runs import History
+from stages.contract.digest import file_digest
+from stages.contract.errors import ArtifactError, ConfigError
+from stages.contract.lifeline import end_with
+from stages.contract.paths import RunPaths
+from stages.model.adapter import base_of, rank_of, vllm_rank
+
+MODULE = "vllm.entrypoints.openai.api_server"
+
+
+def policy_of(paths: RunPaths, iteration: int | None) -> Path:
+    """The folder of a policy whose files are as their maker wrote them; without an iteration that of the last.
+
+    Raises:
+        ConfigError: there is none.
+        ArtifactError: a file is missing or damaged.
+    """
+    history = History(paths)
+    trained = [k for k in range(history.last() + 1) if history.manifest(k, "update") is not None]
+    k = max(trained, default=0) if iteration is None else iteration
+    manifest = history.manifest(k, "update")
+    if manifest is None:
+        raise ConfigError(f"{paths.root}: no policy of iteration {k}; there are {trained or 'none'}")
+    for name, record in manifest.outputs.items():
+        path = paths.stage(k, "update") / name
+        if name.startswith("policy/") and not (path.is_file() and file_digest(path) == record.digest):
+            raise ArtifactError(f"{path}: missing, or not as its manifest says; run the stage update again")
+    return paths.policy(k)
+
+
+def arguments(folder: Path, name: str, host: str, port: int, cpu: bool) -> list[str]:
+    """What vLLM's server is told; an adapter is served on its base model, under the run's name."""
+    base = base_of(folder)
+    own = ["--served-model-name", name] if base is None else []
+    if base is not None:
+        own = [
+            "--enable-lora",
+            "--max-lora-rank",
+            str(vllm_rank(rank_of(folder))),
+            "--lora-modules",
+            f"{name}={folder}",
+        ]
+    if cpu:
+        own += ["--dtype", "float32", "--enforce-eager", "--kv-cache-memory-bytes", str(2**30)]
+    return ["--model", str(base or folder), "--host", host, "--port", str(port), *own]
+
+
+def serve(told: list[str], cpu: bool) -> int:
+    """Runs vLLM's server until it ends or this process is told to; gives its exit code."""
+    environment = {"VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1"} | ({"TORCHDYNAMO_DISABLE": "1"} if cpu else {})
+    reads, holds = os.pipe()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "flows.policy_server", str(reads), *told],
+        env=os.environ | environment,
+        pass_fds=(reads,),
+        start_new_session=True,
+    )
+    os.close(reads)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        return process.wait()
+    finally:
+        os.close(holds)
+        process.wait()
+
+
+if __name__ == "__main__":
+    end_with(int(sys.argv[1]))
+    sys.argv = [MODULE, *sys.argv[2:]]
+    runpy.run_module(MODULE, run_name="__main__")
