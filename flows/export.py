@@ -1,0 +1,54 @@
+"""Copies a run's policy out of it."""
+
+import shutil
+from pathlib import Path
+
+from flows.config import RunConfig
+from flows.resume import examine
+from flows.runs import History
+from stages.contract.commit import new_folder
+from stages.contract.digest import file_digest
+from stages.contract.errors import ArtifactError, ConfigError
+from stages.contract.manifest import read_manifest
+from stages.contract.paths import RunPaths
+
+
+def export(paths: RunPaths, to: Path, iteration: int | None) -> int:
+    """Copies the policy of an iteration into a new folder, each file proved by the manifest; gives the iteration.
+
+    Args:
+        paths: the run.
+        to: the folder; it must be empty or not there yet. A copy that fails leaves nothing.
+        iteration: None takes the last one that was trained.
+
+    Raises:
+        ConfigError: no policy of that iteration; says of which there are.
+        ArtifactError: a file or the manifest is missing or damaged, or something is at `to`.
+    """
+    trained = sorted(int(path.parts[-3]) for path in paths.iterations.glob("*/update/manifest.json"))
+    if not trained:
+        raise ConfigError(f"{paths.root}: no policy has been made yet")
+    k = trained[-1] if iteration is None else iteration
+    if k not in trained:
+        raise ConfigError(f"{paths.root}: no policy of iteration {k}; the last one is of iteration {trained[-1]}")
+    made_by = paths.stage(k, "update")
+    manifest = read_manifest(made_by)
+    assert manifest is not None, "it was listed"
+    files = {name: record for name, record in manifest.outputs.items() if name.startswith("policy/")}
+    with new_folder(to) as folder:
+        for name, record in files.items():
+            copy = folder / name.removeprefix("policy/")
+            if not (made_by / name).is_file():
+                raise ArtifactError(f"{made_by / name}: missing")
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(made_by / name, copy)
+            if file_digest(copy) != record.digest:
+                raise ArtifactError(f"{made_by / name}: its content is not what its manifest says")
+    return k
+
+
+def stale_reason(paths: RunPaths, config: RunConfig, k: int) -> str | None:
+    """Why the policy of iteration `k` is not what the run's configuration and tables give now; None where it is."""
+    states = {(state.iteration, state.stage): state for state in examine(History(paths), config, k)}
+    state = states[k, "update" if k else "warmstart"]
+    return state.reason if state.status == "stale" else None
