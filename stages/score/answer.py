@@ -6,13 +6,19 @@ from typing import Literal
 BRACE = re.compile(r"\\boxed\s*\{|\\?[{}]")
 r"""What opens or closes; `\{` and `\}` are letters of the answer."""
 
+NUMBER = re.compile(r"(?:(?<!\d)[-−])?\d+(?:,\d{3})*(?:\.\d+)?", re.ASCII)
+"""An integer or decimal, thousands joined by commas or not; the sign stands directly before it."""
 
-def extract(completion: str, where: Literal["text", "answer_tag", "boxed"]) -> str | None:
+Place = Literal["text", "answer_tag", "boxed", "last_number"]
+
+
+def extract(completion: str, where: Place) -> str | None:
     r"""The answer; None where the completion has none.
 
     Args:
         completion: the text.
-        where: the whole `text`, the last `<answer>…</answer>`, or the last `\boxed{…}` with its braces balanced.
+        where: the whole `text`, the last `<answer>…</answer>`, the last `\boxed{…}` with its braces balanced,
+            or the `last_number`.
     """
     match where:
         case "text":
@@ -21,6 +27,9 @@ def extract(completion: str, where: Literal["text", "answer_tag", "boxed"]) -> s
             return tagged(completion)
         case "boxed":
             return boxed(completion)
+        case "last_number":
+            numbers = NUMBER.findall(completion)
+            return numbers[-1] if numbers else None
 
 
 def tagged(text: str) -> str | None:

@@ -22,8 +22,8 @@ class RewardConfig(Config):
 class AnswerReward(RewardConfig):
     """A reward that looks at the completion's answer."""
 
-    extract: Literal["text", "answer_tag", "boxed"] = "text"
-    r"""Where the answer is: the whole completion, the last `<answer>…</answer>`, or the last `\boxed{…}`."""
+    extract: Literal["text", "answer_tag", "boxed", "last_number"] = "text"
+    r"""The answer: the whole completion, its last `<answer>…</answer>`, its last `\boxed{…}`, or its last number."""
 
 
 class ReasoningGymReward(AnswerReward):

@@ -62,10 +62,36 @@ def test_the_last_box_whose_braces_balance(completion, answer):
     assert extract(completion, "boxed") == answer
 
 
-@pytest.mark.parametrize("piece", ["<answer>", "</answer>", r"\boxed{", "{", "}", r"\{", "<"])
+@pytest.mark.parametrize(
+    ("completion", "answer"),
+    [
+        ("7 + 8 = 15", "15"),
+        ("7 + 8 = 15.", "15"),
+        ("The answer is 1,200 apples", "1,200"),
+        ("1, 2, 3", "3"),
+        ("it is -5", "-5"),
+        ("3-8=-5", "-5"),
+        ("8-5", "5"),  # a difference, no negative number
+        ("8 - 5", "5"),
+        ("−5", "−5"),
+        ("3.14", "3.14"),
+        ("$2.50!", "2.50"),
+        ("v1.2.3", "3"),
+        ("5 apples and no pear", "5"),
+        ("٣", None),
+        ("none", None),
+        ("", None),
+    ],
+)
+def test_the_last_number(completion, answer):
+    assert extract(completion, "last_number") == answer
+
+
+@pytest.mark.parametrize("piece", ["<answer>", "</answer>", r"\boxed{", "{", "}", r"\{", "<", "1,", "1.", "-"])
 def test_a_hundred_kilobytes_of_one_piece_take_no_time(piece):
     start = time.monotonic()
     completion = piece * (100_000 // len(piece))
     assert extract(completion, "answer_tag") is None
     assert extract(completion, "boxed") is None
+    assert extract(completion, "last_number") in (None, "1", "1.1")
     assert time.monotonic() - start < 1.0
