@@ -201,11 +201,13 @@ def serve_policy(
     artifacts: Artifacts = ARTIFACTS,
 ) -> None:
     """Serves a policy by vLLM's OpenAI-compatible server; options that are not listed here go to vLLM as they are."""
-    from flows.policy_server import arguments, policy_of, serve
+    from flows.export import proved_policy
+    from flows.policy_server import arguments, serve
     from flows.runs import open_run
 
     paths, _ = open_run(artifacts, run)
-    folder = policy_of(paths, iteration)
+    k, _ = proved_policy(paths, iteration)
+    folder = paths.policy(k)
     import torch
 
     cpu = not torch.cuda.is_available()

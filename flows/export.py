@@ -1,4 +1,4 @@
-"""Copies a run's policy out of it."""
+"""A run's policy, proved by its manifest: copied out of the run, or handed to whoever serves it."""
 
 import shutil
 from pathlib import Path
@@ -13,17 +13,16 @@ from stages.contract.manifest import read_manifest
 from stages.contract.paths import RunPaths
 
 
-def export(paths: RunPaths, to: Path, iteration: int | None) -> int:
-    """Copies the policy of an iteration into a new folder, each file proved by the manifest; gives the iteration.
+def proved_policy(paths: RunPaths, iteration: int | None) -> tuple[int, list[Path]]:
+    """An iteration and the files of its policy, each as its manifest says.
 
     Args:
         paths: the run.
-        to: the folder; it must be empty or not there yet. A copy that fails leaves nothing.
         iteration: None takes the last one that was trained.
 
     Raises:
         ConfigError: no policy of that iteration; says of which there are.
-        ArtifactError: a file or the manifest is missing or damaged, or something is at `to`.
+        ArtifactError: a file or the manifest is missing or damaged.
     """
     trained = sorted(int(path.parts[-3]) for path in paths.iterations.glob("*/update/manifest.json"))
     if not trained:
@@ -34,16 +33,38 @@ def export(paths: RunPaths, to: Path, iteration: int | None) -> int:
     made_by = paths.stage(k, "update")
     manifest = read_manifest(made_by)
     assert manifest is not None, "it was listed"
-    files = {name: record for name, record in manifest.outputs.items() if name.startswith("policy/")}
+    files = {made_by / name: record for name, record in manifest.outputs.items() if name.startswith("policy/")}
+    for path, record in files.items():
+        if not path.is_file():
+            raise ArtifactError(f"{path}: missing")
+        if file_digest(path) != record.digest:
+            raise ArtifactError(f"{path}: its content is not what its manifest says")
+    return k, list(files)
+
+
+def export(paths: RunPaths, to: Path, iteration: int | None) -> int:
+    """Copies the policy of an iteration into a new folder, an adapter merged with its base; gives the iteration.
+
+    Args:
+        paths: the run.
+        to: the folder; it must be empty or not there yet. A copy that fails leaves nothing.
+        iteration: None takes the last one that was trained.
+
+    Raises:
+        ConfigError: no policy of that iteration.
+        ArtifactError: a file or the manifest is missing or damaged, or something is at `to`.
+    """
+    k, files = proved_policy(paths, iteration)
+    policy = paths.policy(k)
     with new_folder(to) as folder:
-        for name, record in files.items():
-            copy = folder / name.removeprefix("policy/")
-            if not (made_by / name).is_file():
-                raise ArtifactError(f"{made_by / name}: missing")
+        if policy / "adapter_config.json" in files:
+            proved_policy(paths, 0)
+            _merge(policy, paths.policy(0), folder)
+            return k
+        for path in files:
+            copy = folder / path.relative_to(policy)
             copy.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(made_by / name, copy)
-            if file_digest(copy) != record.digest:
-                raise ArtifactError(f"{made_by / name}: its content is not what its manifest says")
+            shutil.copyfile(path, copy)
     return k
 
 
@@ -52,3 +73,12 @@ def stale_reason(paths: RunPaths, config: RunConfig, k: int) -> str | None:
     states = {(state.iteration, state.stage): state for state in examine(History(paths), config, k)}
     state = states[k, "update" if k else "warmstart"]
     return state.reason if state.status == "stale" else None
+
+
+def _merge(policy: Path, base: Path, folder: Path) -> None:
+    from stages.model.adapter import merge_adapter
+    from stages.model.load import load_model, save_policy
+
+    model = load_model(policy, "cpu")
+    merge_adapter(model)
+    save_policy(model, folder, base)

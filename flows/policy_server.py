@@ -7,34 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-from flows.runs import History
-from stages.contract.digest import file_digest
-from stages.contract.errors import ArtifactError, ConfigError
 from stages.contract.lifeline import end_with
-from stages.contract.paths import RunPaths
 from stages.model.adapter import base_of, rank_of, vllm_rank
 
 MODULE = "vllm.entrypoints.openai.api_server"
-
-
-def policy_of(paths: RunPaths, iteration: int | None) -> Path:
-    """The folder of a policy whose files are as their maker wrote them; without an iteration that of the last.
-
-    Raises:
-        ConfigError: there is none.
-        ArtifactError: a file is missing or damaged.
-    """
-    history = History(paths)
-    trained = [k for k in range(history.last() + 1) if history.manifest(k, "update") is not None]
-    k = max(trained, default=0) if iteration is None else iteration
-    manifest = history.manifest(k, "update")
-    if manifest is None:
-        raise ConfigError(f"{paths.root}: no policy of iteration {k}; there are {trained or 'none'}")
-    for name, record in manifest.outputs.items():
-        path = paths.stage(k, "update") / name
-        if name.startswith("policy/") and not (path.is_file() and file_digest(path) == record.digest):
-            raise ArtifactError(f"{path}: missing, or not as its manifest says; run the stage update again")
-    return paths.policy(k)
 
 
 def arguments(folder: Path, name: str, host: str, port: int, cpu: bool) -> list[str]:

@@ -7,9 +7,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from stages.contract import tables
 from stages.contract.columns import DEMONSTRATIONS, PROMPTS, SUPERVISED_STEPS
-from stages.contract.errors import DataError
+from stages.contract.errors import ConfigError, DataError
 from stages.contract.seeds import derive
 from stages.contract.workspace import Job, Workspace, open_stage
+from stages.model.adapter import base_of
 from stages.model.load import context_length, load_model, load_tokenizer, save_policy
 from stages.model.logprobs import check_head
 from stages.model.render import Format, encode, render
@@ -52,6 +53,8 @@ def _model(
             model: Any = new_model(config.model, tokenizer, derive(seed, "model"))
             return model.to(device).eval(), tokenizer
         case FolderModel(path=Path() as path):
+            if base_of(path) is not None:
+                raise ConfigError(f"warmstart.model.path: {path} is an adapter; merge it with its base model first")
             tokenizer_of_folder = load_tokenizer(path)
             desk.take_folder(path)
             return load_model(path, device), tokenizer_of_folder
