@@ -92,3 +92,9 @@ def _lonely(rewards_N: Floats, group_N: Ints, whole: Groups) -> Bools:
     below_P = np.bincount(group_N[there_N & ~highest_N], minlength=size)
     alone_N: Bools = (~lowest_N & (above_P[group_N] == 1)) | (~highest_N & (below_P[group_N] == 1))
     return alone_N
+
+
+def divisor(nothing_N: Bools, spread_N: Floats, eps: float) -> Floats:
+    """spread + eps; 1 where there is nothing to divide, or where differences of 1e-200 have a spread of 0."""
+    sum_N = np.where(nothing_N, 1.0, spread_N + eps)
+    return np.where(sum_N == 0, 1.0, sum_N)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from stages.advantage.config import Grpo
-from stages.advantage.groups import Floats, Groups, Ints, group_statistics, statistics_of_others
+from stages.advantage.groups import Floats, Groups, Ints, divisor, group_statistics, statistics_of_others
 
 
 def advantages(rewards_N: Floats, groups: Groups, config: Grpo) -> Floats:
@@ -34,7 +34,7 @@ def advantages(rewards_N: Floats, groups: Groups, config: Grpo) -> Floats:
             spread_N = groups.deviation_N
         case "batch":
             spread_N = np.full_like(centred_N, spread(rewards_N, config.ddof))
-    result_N: Floats = centred_N / np.where(nothing_N, 1.0, spread_N + config.eps)
+    result_N: Floats = centred_N / divisor(nothing_N, spread_N, config.eps)
     return result_N
 
 
@@ -51,7 +51,7 @@ def leave_one_out(rewards_N: Floats, group_N: Ints, config: Grpo) -> Floats:
     if config.scale == "none":
         return centred_N
     spread_N = np.full_like(centred_N, spread(rewards_N, config.ddof)) if config.scale == "batch" else others.std_N
-    result_N: Floats = centred_N / np.where(nothing_N | ~(spread_N > 0), 1.0, spread_N + config.eps)
+    result_N: Floats = centred_N / divisor(nothing_N | ~(spread_N > 0), spread_N, config.eps)
     return result_N
 
 

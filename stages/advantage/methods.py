@@ -5,9 +5,10 @@ Dimensions: N rows, M tokens of all rows in row order, S judged steps of all row
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import assert_never
+from typing import Any, assert_never
 
 import numpy as np
+from numpy.typing import NDArray
 
 from stages.advantage import gae, grpo, process, reinforce, reinforce_plus_plus, rloo
 from stages.advantage.batch import Batch
@@ -21,7 +22,7 @@ from stages.advantage.config import (
     ReinforcePlusPlus,
     Rloo,
 )
-from stages.advantage.groups import Bools, Floats, Groups, group_statistics
+from stages.advantage.groups import Bools, Floats, Groups, Ints, group_statistics
 from stages.advantage.ragged import row_sums, starts
 from stages.advantage.rewards import kl_penalty, rest, token_rewards
 from stages.contract.errors import ConfigError
@@ -33,7 +34,7 @@ BASELINE = "baseline"
 class Estimate:
     """What a method gives."""
 
-    advantages_M: Floats
+    advantages_M: NDArray[np.floating[Any]]
     returns_M: Floats | None = None
     """What the critic is to foretell; None for methods without a critic."""
     state: dict[str, float] = field(default_factory=dict)
@@ -71,24 +72,22 @@ def estimate(batch: Batch, train_N: Bools, config: AdvantageConfig, former: Mapp
         former: what the iteration before handed on.
     """
     result = _estimate(batch, train_N, config, former)
-    scored_M = batch.tokens(~np.isnan(batch.reward_N))
-    return replace(result, advantages_M=np.where(scored_M, result.advantages_M, 0.0))
+    scored_N = ~np.isnan(batch.reward_N)
+    if not scored_N.all():
+        result.advantages_M[batch.tokens(~scored_N)] = 0.0
+    return result
 
 
 def _estimate(batch: Batch, train_N: Bools, config: AdvantageConfig, former: Mapping[str, float]) -> Estimate:
+    if isinstance(config, Grpo | Process):
+        return Estimate(_within_groups(batch, config))
     counted_M = batch.tokens(train_N)
     match config:
-        case Grpo():
-            if config.rewards == "normalise_then_sum":
-                row_N = grpo.decoupled(list(batch.parts.values()), batch.reward_N, batch.group_N, config)
-            else:
-                row_N = grpo.relative(batch.reward_N, batch.group_N, config)
-            return Estimate(np.repeat(row_N, batch.length_N))
         case Rloo():
             penalty_M = _penalty(batch, config.kl)
             shaped_N = batch.reward_N + row_sums(penalty_M, batch.length_N)
             row_N = rloo.advantages(shaped_N, group_statistics(shaped_N, batch.group_N, 1))
-            return Estimate(np.repeat(row_N, batch.length_N), figures=_kl_figures(penalty_M, counted_M, config.kl))
+            return Estimate(_for_each_token(row_N, batch), figures=_kl_figures(penalty_M, counted_M, config.kl))
         case Reinforce():
             earned_M, figures = _earned(batch, batch.reward_N, counted_M, config.kl)
             scored_N = ~np.isnan(batch.reward_N) & (batch.length_N > 0)
@@ -109,13 +108,25 @@ def _estimate(batch: Batch, train_N: Bools, config: AdvantageConfig, former: Map
             earned_M, figures = _earned(batch, batch.reward_N, counted_M, config.kl)
             values_M, returns_M = gae.advantages(earned_M, batch.values_M, batch.length_N, counted_M, config)
             return Estimate(values_M, returns_M, figures=figures)
-        case Process():
-            values_M, _ = process.advantages(*_steps(batch), config)
-            rest_N = np.where(np.isnan(batch.reward_N), np.nan, rest(batch.reward_N, batch.earned_M, batch.length_N))
-            outcome = group_statistics(rest_N, batch.group_N, config.ddof)
-            return Estimate(values_M + np.repeat(process.normalised(rest_N, outcome, config.eps), batch.length_N))
         case _:
             assert_never(config)
+
+
+def _within_groups(batch: Batch, config: Grpo | Process) -> NDArray[np.floating[Any]]:
+    if isinstance(config, Process):
+        steps_M, _ = process.advantages(*_steps(batch), config)
+        rest_N = np.where(np.isnan(batch.reward_N), np.nan, rest(batch.reward_N, batch.earned_M, batch.length_N))
+        outcome = group_statistics(rest_N, batch.group_N, config.ddof)
+        return steps_M + np.repeat(process.normalised(rest_N, outcome, config.eps), batch.length_N)
+    if config.rewards == "normalise_then_sum":
+        row_N = grpo.decoupled(list(batch.parts.values()), batch.reward_N, batch.group_N, config)
+    else:
+        row_N = grpo.relative(batch.reward_N, batch.group_N, config)
+    return _for_each_token(row_N, batch)
+
+
+def _for_each_token(row_N: Floats, batch: Batch) -> NDArray[np.float32]:
+    return np.repeat(row_N.astype(np.float32), batch.length_N)
 
 
 def _earned(batch: Batch, rewards_N: Floats, counted_M: Bools, kl: KlReward) -> tuple[Floats, dict[str, float]]:
@@ -139,7 +150,7 @@ def _kl_figures(penalty_M: Floats, counted_M: Bools, kl: KlReward) -> dict[str, 
     return {"kl_in_reward": float(-penalty_M[counted_M].mean() / kl.coefficient)}
 
 
-def _steps(batch: Batch) -> tuple[Floats, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+def _steps(batch: Batch) -> tuple[Floats, Ints, Ints, Ints, Ints]:
     if batch.earned_M is None:
         raise ConfigError(
             "advantage.type process needs rewards of steps: put a reward that judges steps, such as `equations`, into "

@@ -6,7 +6,7 @@ Dimensions: N rows, S steps of all rows in row order, M tokens of all rows in ro
 import numpy as np
 
 from stages.advantage.config import Process
-from stages.advantage.groups import Floats, Groups, Ints, group_statistics
+from stages.advantage.groups import Floats, Groups, Ints, divisor, group_statistics
 from stages.advantage.ragged import starts
 from stages.advantage.returns import reward_to_go
 
@@ -37,5 +37,5 @@ def advantages(
 def normalised(rewards: Floats, groups: Groups, eps: float) -> Floats:
     """(r - mean) / (std + eps); exactly 0 where there is no reward or nothing that differs."""
     nothing = np.isnan(rewards) | ~groups.useful_N
-    result: Floats = np.where(nothing, 0.0, rewards - groups.mean_N) / np.where(nothing, 1.0, groups.std_N + eps)
+    result: Floats = np.where(nothing, 0.0, rewards - groups.mean_N) / divisor(nothing, groups.std_N, eps)
     return result

@@ -42,10 +42,10 @@ def flatten(lists: pl.Series, length_N: Ints) -> tuple[Floats, Bools] | None:
     return out_M, there_N
 
 
-def to_lists(values_M: NDArray[np.float64], length_N: Ints) -> pl.Series:
+def to_lists(values_M: NDArray[np.floating[Any]], length_N: Ints) -> pl.Series:
     """The column of lists of float32 that a flat array is."""
     offsets = np.concatenate([[0], np.cumsum(length_N)]).astype(np.int64)
-    lists = pa.LargeListArray.from_arrays(offsets, pa.array(values_M.astype(np.float32)))
+    lists = pa.LargeListArray.from_arrays(offsets, pa.array(values_M.astype(np.float32, copy=False)))
     series = pl.from_arrow(lists)
     assert isinstance(series, pl.Series)
     return series

@@ -94,6 +94,12 @@ def test_a_constant_group_is_exactly_nothing(config, others, value):
 
 
 @pytest.mark.parametrize("config", METHODS, ids=str)
+def test_differences_whose_squares_are_nothing_are_finite(config):
+    _, got = first_tokens(config.model_copy(update={"eps": 0.0}), ["a"] * 3, [1e-200, 0.0, 0.0])
+    assert np.isfinite(got).all()
+
+
+@pytest.mark.parametrize("config", METHODS, ids=str)
 def test_one_that_differs_does_not_blow_up(config):
     _, got = first_tokens(config, ["a"] * 8, [0.35] * 7 + [0.0])
     assert 0.01 < max(np.abs(got)) < 8
