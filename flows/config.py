@@ -10,14 +10,15 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from flows.layers import chosen, laid_over
-from stages.advantage.config import AdvantageConfig, Grpo, compares_groups, kl_coefficient
+from stages.advantage.config import AdvantageConfig, Gae, Grpo, compares_groups, kl_coefficient
 from stages.contract.config import Config, deciding
 from stages.contract.errors import ConfigError
 from stages.contract.paths import checked_name
 from stages.evaluate.config import EvaluateConfig
+from stages.model.config import CriticConfig, FolderStart
 from stages.prompts.config import FileSource, PromptsConfig, ReasoningGymSource
 from stages.sample.config import SampleConfig
-from stages.score.config import ReasoningGymReward, ScoreConfig, reward_name
+from stages.score.config import AverageReference, ReasoningGymReward, ScoreConfig, reward_name
 from stages.update.config import UpdateConfig
 from stages.warmstart.config import FileDemonstrations, FolderModel, WarmstartConfig
 
@@ -57,6 +58,8 @@ class RunConfig(Config):
     """From rewards to advantages."""
     update: UpdateConfig = UpdateConfig()
     """Training."""
+    critic: CriticConfig | None = None
+    """The critic that `advantage.type: gae` needs; null for every other method."""
     evaluate: EvaluateConfig | None = EvaluateConfig()
     """Measuring on held-out prompts; null never does."""
     hardware: HardwareConfig = HardwareConfig()
@@ -78,6 +81,19 @@ class RunConfig(Config):
             raise ValueError(
                 f"sample.group_size is {self.sample.group_size}, but advantage.type {self.advantage.type} compares the "
                 "completions of a group: use 2 or more, or another method"
+            )
+        if isinstance(self.advantage, Gae) and self.critic is None:
+            raise ValueError("advantage.type gae needs the values of a critic: add a section `critic: {}`")
+        if self.critic is not None and not isinstance(self.advantage, Gae):
+            raise ValueError(
+                f"there is a critic, but advantage.type {self.advantage.type} gives it no returns to learn from: use "
+                "gae, or set critic to null"
+            )
+        if isinstance(self.score.reference, AverageReference) and self.update.average is None:
+            raise ValueError("score.reference average needs the average that `update.average: {decay: …}` keeps")
+        if self.update.average is not None and self.update.lora is not None:
+            raise ValueError(
+                "update.average keeps whole models, update.lora trains an adapter: set one of them to null"
             )
         if sampling.temperature == 0:
             raise ValueError("sample.sampling.temperature is 0, which makes the completions of a group equal; use 1")
@@ -107,6 +123,8 @@ class RunConfig(Config):
             drawn = {name: dump["sample"][name] for name in ("sampling", "engine", "max_prompt_tokens")}
             return {"evaluate": dump["evaluate"], "score": judged, "sample": drawn}
         section: dict[str, Any] = dump[stage]
+        if self.critic is not None and stage in ("score", "update"):
+            section |= {"critic": dump["critic"] if stage == "update" else dump["critic"]["start"]}
         return section
 
 
@@ -236,6 +254,8 @@ def check_outside(config: RunConfig) -> None:
     tuning = config.warmstart.tuning
     if tuning is not None and isinstance(tuning.demonstrations, FileDemonstrations):
         named["warmstart.tuning.demonstrations.path"] = tuning.demonstrations.path
+    if config.critic is not None and isinstance(config.critic.start, FolderStart):
+        named["critic.start.path"] = config.critic.start.path
     for name, path in named.items():
         if not path.exists():
             raise ConfigError(f"{name}: nothing at {path}; paths count from the working directory {Path.cwd()}")

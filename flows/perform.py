@@ -35,7 +35,7 @@ def perform(root: Path, stage: str, k: int, overrides: dict[str, Any], hardware:
     _run(job, stage, config)
 
 
-_DECIDED_BY = {"evaluate": ("sample", "score")}
+_DECIDED_BY = {"evaluate": ("sample", "score"), "score": ("critic",), "update": ("critic",)}
 
 
 def _run(job: Job, stage: str, config: RunConfig) -> None:
@@ -55,7 +55,7 @@ def _run(job: Job, stage: str, config: RunConfig) -> None:
         case "score":
             import stages.score.stage
 
-            stages.score.stage.run(job, config.score)
+            stages.score.stage.run(job, config.score, config.critic.start if config.critic else None)
         case "advantage":
             import stages.advantage.stage
 
@@ -63,7 +63,7 @@ def _run(job: Job, stage: str, config: RunConfig) -> None:
         case "update":
             import stages.update.stage
 
-            stages.update.stage.run(job, config.update)
+            stages.update.stage.run(job, config.update, config.critic)
         case "evaluate":
             _evaluate(job, config)
         case _:

@@ -159,6 +159,10 @@ STEPS = Table(
         ("ratio", pa.float64()),
         ("mismatch", pa.float64()),
         ("effective_sample_size", pa.float64()),
+        ("value", pa.float64()),
+        ("return", pa.float64()),
+        ("explained_variance", pa.float64()),
+        ("critic", pa.float64()),
     ),
 )
 

@@ -69,6 +69,14 @@ class RunPaths:
         """The policy that iteration `k` leaves behind."""
         return self.stage(k, "update") / "policy"
 
+    def critic(self, k: int) -> Path:
+        """The critic that iteration `k` leaves behind, from 1."""
+        return self.stage(k, "update") / "critic"
+
+    def average(self, k: int) -> Path:
+        """The average of the policies up to `k`, from 1."""
+        return self.stage(k, "update") / "average"
+
     def superseded(self, k: int, stage: str, n: int) -> Path:
         """The n-th output of that stage that a rerun replaced."""
         return self.root / "superseded" / f"{k:04d}" / f"{stage}.{n}"

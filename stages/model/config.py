@@ -1,6 +1,7 @@
-"""Configuration of the optimizer and of adapters. Light: torch is not imported."""
+"""Configuration of the optimizer, of adapters and of the critic. Light: torch is not imported."""
 
-from typing import Literal
+from pathlib import Path
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -46,3 +47,32 @@ class LoraConfig(Config):
     """The change is scaled by alpha / r."""
     targets: Literal["all-linear"] | tuple[str, ...] = "all-linear"
     """Which layers, by the ends of their names; `all-linear` takes all but the output head."""
+
+
+class PolicyStart(Config):
+    """The starting policy's body with a head of zeros."""
+
+    type: Literal["policy"] = "policy"
+
+
+class FolderStart(Config):
+    """A model of its own."""
+
+    type: Literal["folder"]
+    path: Path
+    """Hugging Face folder: a critic that a run left (`update/critic`), or a language model, which is given a head of
+    zeros. Its token ids must be the policy's."""
+
+
+CriticStart = Annotated[PolicyStart | FolderStart, Field(discriminator="type")]
+
+
+class CriticConfig(Config):
+    """The critic of `advantage.type: gae`; it is trained on the same rows and in the same steps as the policy."""
+
+    start: CriticStart = PolicyStart()
+    """What it is at first."""
+    clip: float | None = Field(default=None, gt=0)
+    """Change of a value, in units of the reward, beyond which its loss is clipped; null does not clip."""
+    optimizer: OptimizerConfig = OptimizerConfig(learning_rate=1e-5)
+    """Its own optimizer."""

@@ -18,8 +18,10 @@ logging.disable_progress_bar()
 WEIGHTS = {".safetensors", ".bin", ".pt", ".pth", ".gguf"}
 
 
-def load_model(folder: Path, device: str) -> PreTrainedModel:
-    """The causal language model of a folder, in float32 on `device`, dropout off; with its adapter, where it is one.
+def load_model(folder: Path, device: str, kind: Any = AutoModelForCausalLM) -> PreTrainedModel:
+    """The causal language model (or what else `kind` loads) of a folder, in float32 on `device`, dropout off.
+
+    A folder that holds an adapter gives its base model with the adapter on it.
 
     Raises:
         ModelError: no configuration, no safetensors, a truncated file, tensors missing, left over or of a wrong shape.
@@ -33,7 +35,7 @@ def load_model(folder: Path, device: str) -> PreTrainedModel:
     _check_weights(folder)
     loaded: Any
     try:
-        loaded = AutoModelForCausalLM.from_pretrained(
+        loaded = kind.from_pretrained(
             folder,
             dtype=torch.float32,
             use_safetensors=True,

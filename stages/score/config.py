@@ -1,9 +1,9 @@
 """Configuration of scoring: a list of rewards, and the reference policy."""
 
 from collections import Counter
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from stages.contract.config import Config
 
@@ -109,15 +109,44 @@ def reward_name(config: RewardConfig) -> str:
     return config.name or str(getattr(config, "type"))  # noqa: B009 - every member of the union has a type
 
 
+class StartReference(Config):
+    """The starting policy, for the whole run."""
+
+    type: Literal["start"]
+
+
+class RefreshedReference(Config):
+    """The policy of every N-th iteration: iteration k takes policy N · ⌊(k-1) / N⌋."""
+
+    type: Literal["refresh"]
+    every: int = Field(gt=0)
+    """Iterations for which a reference stays (N)."""
+
+
+class AverageReference(Config):
+    """The exponential average of the policies up to k-1 that `update.average` keeps."""
+
+    type: Literal["average"]
+
+
+Reference = Annotated[StartReference | RefreshedReference | AverageReference, Field(discriminator="type")]
+
+
 class ScoreConfig(Config):
     """The rewards of a completion."""
 
     rewards: tuple[Reward, ...] = Field(min_length=1)
     """Rewards, each with a column and a status of its own; their weighted sum is `reward`."""
-    reference: Literal["start"] | None = None
-    """`start` adds the starting policy's log-probabilities, which a KL term needs; null saves that pass."""
+    reference: Reference | None = None
+    """Adds the log-probabilities of this policy, which a KL term needs; null saves that pass. A bare `start`
+    is taken too."""
     micro_batch_tokens: int = Field(default=16384, gt=0)
     """Padded tokens of a forward pass of the reference policy; bounds memory."""
+
+    @field_validator("reference", mode="before")
+    @classmethod
+    def _by_name(cls, value: Any) -> Any:
+        return {"type": value} if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _names_differ(self) -> Self:

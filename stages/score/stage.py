@@ -2,38 +2,73 @@
 
 import json
 from collections import Counter
-from typing import Any
+from pathlib import Path
+from typing import Any, assert_never
 
 import polars as pl
 
 from stages.contract import tables
 from stages.contract.columns import ROLLOUTS, SCORES
 from stages.contract.metrics import mean
+from stages.contract.paths import RunPaths
 from stages.contract.workspace import Job, Workspace, open_stage
+from stages.model.adapter import take_policy
+from stages.model.config import CriticStart
 from stages.score.answer import extract
 from stages.score.combine import failures, weighted
-from stages.score.config import STEPWISE, AnswerReward, ScoreConfig, reward_name
+from stages.score.config import (
+    STEPWISE,
+    AnswerReward,
+    AverageReference,
+    Reference,
+    RefreshedReference,
+    ScoreConfig,
+    StartReference,
+    reward_name,
+)
 from stages.score.mark import Item
 from stages.score.rewards import judge
 from stages.score.steps import Decode, placed
 
 
-def run(job: Job, config: ScoreConfig) -> None:
-    """Judges the rollouts of iteration k."""
-    with open_stage(job, "score", "score", config.model_dump(mode="json")) as desk:
+def run(job: Job, config: ScoreConfig, critic: CriticStart | None = None) -> None:
+    """Judges the rollouts of iteration k; where there is a critic, `critic` says what it was at first."""
+    section = config.model_dump(mode="json") | ({"critic": critic.model_dump(mode="json")} if critic else {})
+    with open_stage(job, "score", "score", section) as desk:
         rollouts = desk.read(job.paths.stage(job.iteration, "sample") / "rollouts.parquet", ROLLOUTS)
         with desk.timed("rewards"):
             scores = score_rows(rollouts, config, _decoder(job, desk, config))
         if config.reference is not None:
-            from stages.score.reference import reference_logprobs
+            from stages.score.frozen import reference_logprobs
 
-            policy = job.paths.policy(0)
-            desk.notes["reference_digest"] = desk.take_folder(policy)
+            policy = reference_folder(job.paths, job.iteration, config.reference)
+            desk.notes["reference_digest"] = take_policy(desk, policy)
             with desk.timed("reference"):
                 logprobs = reference_logprobs(rollouts, policy, config.micro_batch_tokens, job.device, job.progress)
             scores = scores.with_columns(pl.Series("reference_logprobs", logprobs, dtype=pl.List(pl.Float32)))
+        if critic is not None:
+            from stages.model.critic import former_critic
+            from stages.score.frozen import critic_values
+
+            with desk.timed("values"):
+                model = former_critic(desk, job.iteration, critic, job.device)
+                values = critic_values(rollouts, model, config.micro_batch_tokens, job.device, job.progress)
+            scores = scores.with_columns(pl.Series("values", values, dtype=pl.List(pl.Float32)))
         desk.write("scores.parquet", scores, SCORES)
         desk.metrics |= score_metrics(scores, config)
+
+
+def reference_folder(paths: RunPaths, k: int, reference: Reference) -> Path:
+    """The folder of the policy that iteration `k` is held near."""
+    match reference:
+        case StartReference():
+            return paths.policy(0)
+        case RefreshedReference(every=every):
+            return paths.policy((k - 1) // every * every)
+        case AverageReference():
+            return paths.average(k - 1) if k > 1 else paths.policy(0)
+        case _:
+            assert_never(reference)
 
 
 def score_rows(rollouts: pl.DataFrame, config: ScoreConfig, decode: Decode | None = None) -> pl.DataFrame:

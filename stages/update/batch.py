@@ -12,6 +12,7 @@ from stages.contract import tables
 from stages.contract.columns import CONSTANT_GROUP, KEY
 from stages.contract.errors import ArtifactError, ConfigError
 from stages.contract.seeds import derive
+from stages.model.logprobs import TokenBatch, collate
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,10 @@ class TrainingRow:
     """Log-probabilities of the old policy."""
     entropy_T: Tensor | None = None
     """Entropies of the old policy (nats); None where its log-probabilities are taken from the sampler."""
+    values_T: Tensor | None = None
+    """Values of the critic that the advantages were made with; None without a critic."""
+    returns_T: Tensor | None = None
+    """What the critic is to foretell."""
     kept_T: Tensor | None = None
     """Booleans: the tokens that the policy loss is taken over; None takes all."""
 
@@ -37,8 +42,19 @@ class TrainingRow:
         return len(self.prompt) + len(self.completion)
 
 
+def collate_rows(rows: Sequence[TrainingRow], device: str) -> TokenBatch:
+    """The rows as one padded batch."""
+    return collate(
+        [row.prompt for row in rows], [row.completion for row in rows], [row.temperature for row in rows], device
+    )
+
+
 def training_rows(
-    rollouts: pl.DataFrame, scores: pl.DataFrame, advantages: pl.DataFrame, with_reference: bool
+    rollouts: pl.DataFrame,
+    scores: pl.DataFrame,
+    advantages: pl.DataFrame,
+    with_reference: bool = False,
+    with_returns: bool = False,
 ) -> list[TrainingRow]:
     """The rows with `train`, in the order of the rollouts; with reference log-probabilities where all have them.
 
@@ -47,21 +63,30 @@ def training_rows(
         scores: the table `scores`.
         advantages: the table `advantages`.
         with_reference: whether reference log-probabilities are needed.
+        with_returns: whether a critic's values and returns are needed.
 
     Raises:
         ArtifactError: the tables' rows do not match one to one, or a list has not one value for each token.
-        ConfigError: reference log-probabilities are needed and missing.
+        ConfigError: reference log-probabilities, values or returns are needed and missing.
     """
-    joined = tables.join(rollouts, scores.select(*KEY, "reference_logprobs"), "rollouts and scores")
-    joined = tables.join(joined, advantages.select(*KEY, "advantages", "train"), "rollouts and advantages")
+    joined = tables.join(rollouts, scores.select(*KEY, "reference_logprobs", "values"), "rollouts and scores")
+    made = advantages.select(*KEY, "advantages", "returns", "train")
+    joined = tables.join(joined, made, "rollouts and advantages")
     joined = joined.filter("train")
     lengths = joined["completion_tokens"].list.len()
-    there = joined["reference_logprobs"].null_count() == 0
-    if with_reference and not there:
+    names = ["sampler_logprobs", "advantages"]
+    if referred := joined["reference_logprobs"].null_count() == 0:
+        names.append("reference_logprobs")
+    elif with_reference:
         raise ConfigError(
             "update.kl.coefficient is above 0, but the scores hold no reference_logprobs: set score.reference"
         )
-    for name in ("sampler_logprobs", "advantages", *(["reference_logprobs"] if there else [])):
+    if with_returns:
+        for name in ("values", "returns"):
+            if joined[name].null_count():
+                raise ConfigError(f"there is a critic to train, but no {name}: use advantage.type gae with `critic`")
+            names.append(name)
+    for name in names:
         if not (joined[name].list.len() == lengths).all():
             raise ArtifactError(f"{name}: not one value for each completion token")
     return [
@@ -71,7 +96,9 @@ def training_rows(
             row["temperature"],
             torch.tensor(row["sampler_logprobs"]),
             torch.tensor(row["advantages"]),
-            torch.tensor(row["reference_logprobs"]) if there else None,
+            torch.tensor(row["reference_logprobs"]) if referred else None,
+            values_T=torch.tensor(row["values"]) if with_returns else None,
+            returns_T=torch.tensor(row["returns"]) if with_returns else None,
         )
         for row in joined.iter_rows(named=True)
     ]

@@ -15,11 +15,12 @@ from stages.contract.errors import DivergenceError
 from stages.contract.metrics import Meter
 from stages.contract.workspace import Progress
 from stages.model.batch import micro_batches
-from stages.model.logprobs import TokenBatch, collate, token_logprobs
+from stages.model.logprobs import token_logprobs
 from stages.model.optim import Optimizer
-from stages.update.batch import TrainingRow, kept_tokens, optimizer_batches
+from stages.update.batch import TrainingRow, collate_rows, kept_tokens, optimizer_batches
 from stages.update.config import UpdateConfig
 from stages.update.objective import LossInputs, derived, loss_of
+from stages.update.value import Trainee, accumulate_values
 
 
 @torch.no_grad()
@@ -45,6 +46,7 @@ def train(
     device: str,
     progress: Progress,
     factor: float = 1.0,
+    critic: Trainee | None = None,
 ) -> list[dict[str, float]]:
     """Takes the optimizer steps of an iteration; returns the figures of each.
 
@@ -57,6 +59,7 @@ def train(
         device: where the model is.
         progress: told of each step.
         factor: of the policy loss (GPG).
+        critic: trained in the same steps; None without one.
 
     Raises:
         DivergenceError: a loss or gradient is not finite.
@@ -66,10 +69,17 @@ def train(
         meter = Meter()
         chosen = [rows[i] for i in numbers]
         accumulate(model, chosen, config, device, meter, factor)
+        if critic is not None:
+            accumulate_values(critic, chosen, config.micro_batch_tokens, device, meter)
         figures = derived(meter.result())
-        if not math.isfinite(figures["loss"]):
-            raise DivergenceError(f"optimizer step {optimizer.steps + 1}: the loss is {figures['loss']}")
+        for name in ("loss", "value_loss"):
+            if not math.isfinite(figures.get(name, 0.0)):
+                raise DivergenceError(
+                    f"optimizer step {optimizer.steps + 1}: the {name.replace('_', ' ')} is {figures[name]}"
+                )
         figures |= optimizer.step()
+        if critic is not None:
+            figures |= {f"critic_{name}": value for name, value in critic.optimizer.step().items()}
         figures |= {
             "step": optimizer.steps,
             "epoch": epoch,
@@ -103,13 +113,6 @@ def accumulate(
         inputs = _inputs(chosen, config, device)
         loss = loss_of(logprobs_N, inputs, config, len(rows), tokens, meter, entropy_N if bonus else None, factor)
         torch.autograd.backward(loss)
-
-
-def collate_rows(rows: Sequence[TrainingRow], device: str) -> TokenBatch:
-    """The rows as one padded batch."""
-    return collate(
-        [row.prompt for row in rows], [row.completion for row in rows], [row.temperature for row in rows], device
-    )
 
 
 def _inputs(rows: Sequence[TrainingRow], config: UpdateConfig, device: str) -> LossInputs:

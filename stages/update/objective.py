@@ -92,11 +92,20 @@ def loss_of(
 
 
 def derived(figures: dict[str, float]) -> dict[str, float]:
-    """The figures of an optimizer batch, with those put in that are made of several means."""
+    """The figures of an optimizer batch, with those put in that are made of several means.
+
+    - `effective_sample_size`: (Σ w)² / (n Σ w²) in (0, 1], w = π / π_sampler of each of the n tokens.
+    - `explained_variance`: 1 - Var(R - V) / Var(R) of the critic before its step; left out where returns are constant.
+    """
     out = dict(figures)
     mean, square = out.pop("weight_mean", None), out.pop("weight_square", None)
     if mean is not None and square is not None:
         out["effective_sample_size"] = mean**2 / square if square > 0 and math.isfinite(square) else 0.0
+    if "return_square" in out:
+        error = out.pop("error_square") - out.pop("error_mean") ** 2
+        spread = out.pop("return_square") - out["return_mean"] ** 2
+        if spread > 0:
+            out["explained_variance"] = 1 - error / spread
     return out
 
 

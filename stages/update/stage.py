@@ -1,10 +1,11 @@
-"""The stage `update`: rollouts, scores, advantages, policy and optimizer k-1 → those of k, and steps.parquet."""
+"""The stage `update`: rollouts, scores, advantages, models and optimizers k-1 → those of k, and steps.parquet."""
 
 import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import torch
 from transformers import PreTrainedModel
 
 from stages.contract import tables
@@ -13,36 +14,47 @@ from stages.contract.errors import ConfigError
 from stages.contract.metrics import Meter
 from stages.contract.seeds import derive
 from stages.contract.weights import read_tensors, write_tensors
-from stages.contract.workspace import Job, open_stage
+from stages.contract.workspace import Job, Workspace, open_stage
 from stages.model.adapter import add_adapter, is_adapted, take_policy
+from stages.model.config import CriticConfig, OptimizerConfig
+from stages.model.critic import former_critic, save_critic
 from stages.model.load import load_model, save_policy
 from stages.model.logprobs import check_head
 from stages.model.optim import Optimizer
+from stages.update.average import move_towards
 from stages.update.batch import group_counts, training_rows
-from stages.update.config import GpgLoss, UpdateConfig
+from stages.update.config import GpgLoss, KlConfig, UpdateConfig
 from stages.update.loop import train, with_old_policy
 from stages.update.loss.gpg import gpg_factor
+from stages.update.loss.kl import adapted
+from stages.update.value import Trainee
 
-OPTIMIZER = "optimizer.safetensors"
+OPTIMIZER, CRITIC_OPTIMIZER, KL = "optimizer.safetensors", "critic_optimizer.safetensors", "kl.safetensors"
 
 
-def run(job: Job, config: UpdateConfig) -> None:
-    """Trains policy k-1 on the rollouts of iteration k; with nothing to train on, policy k is policy k-1."""
+def run(job: Job, config: UpdateConfig, critic: CriticConfig | None = None) -> None:
+    """Trains policy k-1, and the critic where there is one, on the rollouts of iteration k.
+
+    With nothing to train on, policy k is policy k-1.
+    """
     k, paths = job.iteration, job.paths
-    with open_stage(job, "update", "update", config.model_dump(mode="json")) as desk:
+    section = config.model_dump(mode="json") | ({"critic": critic.model_dump(mode="json")} if critic else {})
+    with open_stage(job, "update", "update", section) as desk:
         rollouts = desk.read(paths.stage(k, "sample") / "rollouts.parquet", ROLLOUTS)
         scores = desk.read(paths.stage(k, "score") / "scores.parquet", SCORES)
         advantages = desk.read(paths.stage(k, "advantage") / "advantages.parquet", ADVANTAGES)
-        rows = training_rows(rollouts, scores, advantages, with_reference=config.kl.coefficient > 0)
+        rows = training_rows(
+            rollouts, scores, advantages, with_reference=config.kl.coefficient > 0, with_returns=critic is not None
+        )
         with desk.timed("load"):
             parent = paths.policy(k - 1)
             desk.notes["parent_digest"] = take_policy(desk, parent)
             model = load_model(parent, job.device)
             adapt(model, config, derive(job.seed, "lora"))
             check_head(model)
-            optimizer = Optimizer(model, config.optimizer)
-            if k > 1:
-                optimizer.restore(read_tensors(desk.take(paths.stage(k - 1, "update") / OPTIMIZER)))
+            optimizer = _optimizer(job, desk, model, config.optimizer, OPTIMIZER)
+            trainee = _trainee(job, desk, critic) if critic else None
+            config = config.model_copy(update={"kl": _current(job, desk, config.kl)})
         if config.old_logprobs == "sampler":
             rows = [replace(row, old_T=row.sampler_T) for row in rows]
         else:
@@ -51,15 +63,22 @@ def run(job: Job, config: UpdateConfig) -> None:
         factor = gpg_factor(*group_counts(rollouts, advantages)) if isinstance(config.loss, GpgLoss) else 1.0
         with desk.timed("train"):
             seed = derive(job.seed, "update", k)
-            steps = train(model, optimizer, rows, config, seed, job.device, job.progress, factor)
+            steps = train(model, optimizer, rows, config, seed, job.device, job.progress, factor, trainee)
+        desk.metrics |= summary(steps)
         with desk.timed("save"):
             base = Path(os.path.relpath(paths.policy(0), paths.policy(k)))
             save_policy(model, desk.folder / "policy", parent, base)
             write_tensors(desk.folder / OPTIMIZER, optimizer.state())
+            if trainee is not None:
+                save_critic(trainee.model, desk.folder / "critic")
+                write_tensors(desk.folder / CRITIC_OPTIMIZER, trainee.optimizer.state())
+            if config.average is not None:
+                _save_average(job, desk, model, config.average.decay)
+            if config.kl.adaptive is not None:
+                _save_next(desk, config.kl)
         names = sorted({name for step in steps for name in step} | {field.name for field in STEPS.fields})
         columns = {name: [step.get(name) for step in steps] for name in names}
         desk.write("steps.parquet", tables.frame(STEPS, columns), STEPS)
-        desk.metrics |= summary(steps)
 
 
 def adapt(model: PreTrainedModel, config: UpdateConfig, seed: int) -> None:
@@ -77,7 +96,7 @@ def adapt(model: PreTrainedModel, config: UpdateConfig, seed: int) -> None:
 def summary(steps: Sequence[dict[str, float]]) -> dict[str, float]:
     """The figures of an iteration: extremes, the last learning rate, and of the others the means.
 
-    Means are weighted by tokens, but for those of the steps themselves (losses, gradient norms).
+    Means are weighted by tokens, but for the loss and gradient norm, which belong to a step.
     """
     meter = Meter()
     for step in steps:
@@ -86,9 +105,49 @@ def summary(steps: Sequence[dict[str, float]]) -> dict[str, float]:
                 meter.max(name, step[name])
             elif name.endswith("_min"):
                 meter.min(name, step[name])
-            elif not name.endswith("_loss"):
+            else:
                 meter.mean(name, step[name] * step["tokens"], step["tokens"])
         for name in ("loss", "gradient_norm"):
             meter.mean(name, step[name], 1)
     out = meter.result() | {"optimizer_steps": float(len(steps))}
     return out | {"learning_rate": steps[-1]["learning_rate"]} if steps else out
+
+
+def _optimizer(job: Job, desk: Workspace, model: PreTrainedModel, config: OptimizerConfig, name: str) -> Optimizer:
+    """A model's optimizer, which goes on where the iteration before left it."""
+    optimizer = Optimizer(model, config)
+    if job.iteration > 1:
+        optimizer.restore(read_tensors(desk.take(job.paths.stage(job.iteration - 1, "update") / name)))
+    return optimizer
+
+
+def _trainee(job: Job, desk: Workspace, config: CriticConfig) -> Trainee:
+    critic = former_critic(desk, job.iteration, config.start, job.device)
+    return Trainee(critic, _optimizer(job, desk, critic, config.optimizer, CRITIC_OPTIMIZER), config.clip)
+
+
+def _current(job: Job, desk: Workspace, config: KlConfig) -> KlConfig:
+    """The configuration with β as it stands in this iteration: an adaptive one is what the iteration before left."""
+    if config.adaptive is None or job.iteration == 1:
+        return config
+    left = read_tensors(desk.take(job.paths.stage(job.iteration - 1, "update") / KL))
+    return config.model_copy(update={"coefficient": float(left["coefficient"])})
+
+
+def _save_next(desk: Workspace, config: KlConfig) -> None:
+    """Writes β for the next iteration; without a step it stays."""
+    assert config.adaptive is not None
+    desk.metrics["kl_coefficient"] = coefficient = config.coefficient
+    if (kl := desk.metrics.get("kl")) is not None:
+        coefficient = adapted(coefficient, kl, config.adaptive.target, config.adaptive.gain)
+    write_tensors(desk.folder / KL, {"coefficient": torch.tensor(coefficient, dtype=torch.float64)})
+
+
+def _save_average(job: Job, desk: Workspace, model: PreTrainedModel, decay: float) -> None:
+    """Writes the average of the policies up to this one; that of iteration 0 is its policy."""
+    k, paths = job.iteration, job.paths
+    folder = paths.average(k - 1) if k > 1 else paths.policy(0)
+    desk.take_folder(folder)
+    average = load_model(folder, job.device)
+    move_towards(average, model, decay)
+    save_policy(average, desk.folder / "average", paths.policy(k - 1))

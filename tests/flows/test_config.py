@@ -143,6 +143,9 @@ def test_a_wrong_field_is_named_with_what_was_seen_and_what_is_wanted(overrides:
         ({"sample__sampling__temperature": 0}, "sample.sampling.temperature is 0"),
         ({"update__old_logprobs": "sampler", "sample__sampling__top_k": 5}, "needs top_p 1 and top_k 0"),
         ({"update__old_logprobs": "sampler", "sample__sampling__top_p": 0.9}, "needs top_p 1 and top_k 0"),
+        ({"advantage__type": "gae"}, "gae needs the values of a critic: add a section `critic: {}`"),
+        ({"critic": {}}, "there is a critic, but advantage.type grpo gives it no returns to learn from: use gae"),
+        ({"score__reference": "average"}, "score.reference average needs the average that `update.average"),
         ({"prompts__heldout": 0}, "evaluate needs held-out prompts: set prompts.heldout, or evaluate to null"),
         ({"evaluate__success": "maths"}, "evaluate.success is 'maths'; the rewards are named ['math', 'length']"),
     ],
@@ -152,8 +155,11 @@ def test_fields_that_do_not_fit_together_are_told(overrides: dict[str, Any], tol
 
 
 def test_what_cures_a_misfit_is_accepted() -> None:
-    assert small(update__kl__coefficient=0.1, score__reference="start").score.reference == "start"
+    assert small(update__kl__coefficient=0.1, score__reference="start").score.reference.type == "start"
     assert small(prompts__heldout=0, evaluate=None).evaluate is None
+    assert small(advantage__type="gae", critic={}).critic is not None
+    assert small(score__reference="average", update__average={"decay": 0.9}).update.average is not None
+    assert small(update__loss={"epsilon_high": 0.28}).update.loss.type == "clipped"
     assert small(sample__group_size=1, advantage={"type": "reinforce_plus_plus"}).sample.group_size == 1
     other = {"type": "file", "path": "heldout.jsonl"}
     assert small(prompts__heldout=0, prompts__heldout_source=other).evaluate is not None
@@ -343,6 +349,18 @@ def digests(config: RunConfig) -> dict[str, str]:
 def test_a_section_holds_what_decides_a_stage_and_no_more(overrides: dict[str, Any], decided: set[str]) -> None:
     before, after = digests(small()), digests(small(**overrides))
     assert {stage for stage in before if before[stage] != after[stage]} == decided
+
+
+def test_the_critic_belongs_to_the_stages_that_it_decides() -> None:
+    before = digests(small(advantage__type="gae", critic={}))
+
+    def changed(**critic: Any) -> set[str]:
+        after = digests(small(advantage__type="gae", critic=critic))
+        return {stage for stage in before if before[stage] != after[stage]}
+
+    assert changed(clip=0.2) == {"update"}
+    assert changed(start={"type": "folder", "path": "critic"}) == {"score", "update"}
+    assert "critic" not in small().section("update")
 
 
 def test_the_success_is_the_first_reward_unless_one_is_named() -> None:

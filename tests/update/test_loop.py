@@ -230,10 +230,11 @@ def frames():
             "sampler_logprobs": [[-1.0], [-2.0, -3.0], [-4.0]],
         }
     )
-    scores = pl.DataFrame(key | {"reference_logprobs": [[-1.5], [-2.5, -3.5], [-4.5]]}).reverse()
-    advantages = pl.DataFrame(key | {"advantages": [[1.0], [-1.0, -1.0], [0.0]], "train": [True, True, False]}).select(
-        "prompt_id", "sample", "advantages", "train"
-    )
+    scores = pl.DataFrame(
+        key | {"reference_logprobs": [[-1.5], [-2.5, -3.5], [-4.5]], "values": [[0.5], [0.25, 0.75], [0.0]]}
+    ).reverse()
+    made = {"advantages": [[1.0], [-1.0, -1.0], [0.0]], "returns": [[1.0], [0.5, 2.0], [0.0]]}
+    advantages = pl.DataFrame(key | made | {"train": [True, True, False]})
     return rollouts, scores, advantages
 
 
@@ -244,6 +245,16 @@ def test_rows_are_joined_by_key_never_by_order_and_untrained_ones_left_out():
     assert rows[1].reference_T.tolist() == [-2.5, -3.5]
     assert rows[1].sampler_T.tolist() == [-2.0, -3.0]
     assert rows[0].advantages_T.tolist() == [1.0]
+
+
+def test_values_and_returns_are_joined_where_there_is_a_critic():
+    rollouts, scores, advantages = frames()
+    rows = training_rows(rollouts, scores, advantages, with_returns=True)
+    assert (rows[1].values_T.tolist(), rows[1].returns_T.tolist()) == ([0.25, 0.75], [0.5, 2.0])
+    assert training_rows(rollouts, scores, advantages)[1].values_T is None
+    without = scores.with_columns(values=pl.lit(None, dtype=pl.List(pl.Float32)))
+    with pytest.raises(ConfigError, match="a critic to train, but no values"):
+        training_rows(rollouts, without, advantages, with_returns=True)
 
 
 def test_tables_that_do_not_fit_are_refused():

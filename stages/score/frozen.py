@@ -1,22 +1,43 @@
-"""Log-probabilities of the reference policy."""
+"""What a frozen model says of each completion token: the reference policy's log-probabilities, the critic's values."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import polars as pl
 import torch
+from torch import Tensor
+from transformers import PreTrainedModel
 
 from stages.contract.workspace import Progress
 from stages.model.batch import micro_batches
+from stages.model.critic import token_values
 from stages.model.load import load_model
-from stages.model.logprobs import collate, token_logprobs
+from stages.model.logprobs import TokenBatch, collate, token_logprobs
 
 
-@torch.no_grad()
 def reference_logprobs(
     rollouts: pl.DataFrame, policy: Path, micro_batch_tokens: int, device: str, progress: Progress
 ) -> list[list[float]]:
     """For each rollout the reference policy's log-probabilities [T] (nats) of its completion tokens."""
     model = load_model(policy, device)
+    return _each_token(rollouts, lambda batch: token_logprobs(model, batch)[0], micro_batch_tokens, device, progress)
+
+
+def critic_values(
+    rollouts: pl.DataFrame, critic: PreTrainedModel, micro_batch_tokens: int, device: str, progress: Progress
+) -> list[list[float]]:
+    """For each rollout the critic's values [T] (units of the reward) before each of its completion tokens."""
+    return _each_token(rollouts, lambda batch: token_values(critic, batch), micro_batch_tokens, device, progress)
+
+
+@torch.no_grad()
+def _each_token(
+    rollouts: pl.DataFrame,
+    figure: Callable[[TokenBatch], Tensor],
+    micro_batch_tokens: int,
+    device: str,
+    progress: Progress,
+) -> list[list[float]]:
     prompts, completions = rollouts["prompt_tokens"].to_list(), rollouts["completion_tokens"].to_list()
     temperatures = rollouts["temperature"].to_list()
     out: list[list[float]] = [[] for _ in prompts]
@@ -25,8 +46,7 @@ def reference_logprobs(
         batch = collate(
             [prompts[i] for i in rows], [completions[i] for i in rows], [temperatures[i] for i in rows], device
         )
-        logprobs, _ = token_logprobs(model, batch)
-        parts = logprobs.split([len(completions[i]) for i in rows])
+        parts = figure(batch).split([len(completions[i]) for i in rows])
         for i, part in zip(rows, parts, strict=True):
             out[i] = part.tolist()
         done += len(rows)
