@@ -71,8 +71,7 @@ class RunConfig(Config):
         return checked_name(value)
 
     @model_validator(mode="after")
-    def _fits_together(self) -> Self:
-        sampling, names = self.sample.sampling, [reward_name(reward) for reward in self.score.rewards]
+    def _method_fits(self) -> Self:
         if self.update.kl.coefficient > 0 and self.score.reference is None:
             raise ValueError("update.kl.coefficient is above 0, which needs `score.reference: start`")
         if kl_coefficient(self.advantage) > 0 and self.score.reference is None:
@@ -95,6 +94,11 @@ class RunConfig(Config):
             raise ValueError(
                 "update.average keeps whole models, update.lora trains an adapter: set one of them to null"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _sampling_fits(self) -> Self:
+        sampling = self.sample.sampling
         if sampling.temperature == 0:
             raise ValueError("sample.sampling.temperature is 0, which makes the completions of a group equal; use 1")
         if self.update.old_logprobs == "sampler" and (sampling.top_p < 1 or sampling.top_k > 0):
@@ -103,6 +107,11 @@ class RunConfig(Config):
             raise ValueError(
                 "update.old_logprobs: sampler needs sample.sampling.logprobs: processed, or a temperature of 1"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _evaluation_fits(self) -> Self:
+        names = [reward_name(reward) for reward in self.score.rewards]
         if self.evaluate is not None:
             if self.prompts.heldout == 0 and self.prompts.heldout_source is None:
                 raise ValueError("evaluate needs held-out prompts: set prompts.heldout, or evaluate to null")

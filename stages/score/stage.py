@@ -12,7 +12,6 @@ from stages.contract.columns import ROLLOUTS, SCORES
 from stages.contract.metrics import mean
 from stages.contract.paths import RunPaths
 from stages.contract.workspace import Job, Workspace, open_stage
-from stages.model.adapter import take_policy
 from stages.model.config import CriticStart
 from stages.score.answer import extract
 from stages.score.combine import failures, weighted
@@ -39,6 +38,7 @@ def run(job: Job, config: ScoreConfig, critic: CriticStart | None = None) -> Non
         with desk.timed("rewards"):
             scores = score_rows(rollouts, config, _decoder(job, desk, config))
         if config.reference is not None:
+            from stages.model.adapter import take_policy
             from stages.score.frozen import reference_logprobs
 
             policy = reference_folder(job.paths, job.iteration, config.reference)
