@@ -16,8 +16,14 @@ METRICS = {
     "clip_fraction_high": ("update", "clip_fraction_high"),
     "gradient_norm": ("update", "gradient_norm"),
     "learning_rate": ("update", "learning_rate"),
+    "ratio_min": ("update", "ratio_min"),
+    "ratio_max": ("update", "ratio_max"),
+    "effective_sample_size": ("update", "effective_sample_size"),
     "mismatch_max": ("update", "mismatch_max"),
     "fidelity_max": ("sample", "fidelity_max"),
+    "mismatch_kl": ("update", "mismatch_kl"),
+    "value_loss": ("update", "value_loss"),
+    "explained_variance": ("update", "explained_variance"),
 }
 
 

@@ -64,7 +64,7 @@ def accelerator():
 def theirs(trl, loss_type, of, **settings):
     """Loss and gradient [N] by TRL. Settings beside the trainer's own: `arguments`, `weights` (of the sampler)."""
     logprobs = padded(of.logprobs).requires_grad_()
-    entropy = padded(of.entropy)
+    entropy = entropy_of(logprobs) if (entropy_of := settings.pop("entropy_of", None)) else padded(of.entropy)
     mask = padded(torch.ones(sum(LENGTHS)))
     arguments = {"delta": None, "use_bias_correction_kl": False, "steps_per_generation": 1}
     arguments |= {"sapo_temperature_pos": 1.0, "sapo_temperature_neg": 1.05} | settings.pop("arguments", {})
@@ -111,9 +111,10 @@ def theirs(trl, loss_type, of, **settings):
     return loss.item(), logprobs.grad[mask.bool()]
 
 
-def ours(of, loss, reference=True, sampler=False, kept=None, **config):
-    """Loss and gradient [N] by this project."""
+def ours(of, loss, reference=True, sampler=False, kept=None, entropy_of=None, **config):
+    """Loss and gradient [N] by this project; `entropy_of` gives entropies of log-probabilities."""
     logprobs = of.logprobs.clone().requires_grad_()
+    entropy = entropy_of(logprobs) if entropy_of else None
     settings = UpdateConfig(loss=TypeAdapter(Loss).validate_python(loss), **config)
     inputs = LossInputs(
         of.old,
@@ -123,7 +124,7 @@ def ours(of, loss, reference=True, sampler=False, kept=None, **config):
         of.sampler if sampler else None,
         kept,
     )
-    value = loss_of(logprobs, inputs, settings, len(LENGTHS), sum(LENGTHS), Meter())
+    value = loss_of(logprobs, inputs, settings, len(LENGTHS), sum(LENGTHS), Meter(), entropy)
     value.backward()
     return value.item(), logprobs.grad
 
@@ -226,3 +227,14 @@ def test_training_on_the_top_entropy_quantile_agrees_with_trl(trl, top):
     assert 0 < kept.sum() < len(kept)
     mine = ours(of, CASES["dapo"], kept=kept, entropy={"top": top}, kl={"coefficient": 0.05})
     agree(mine, theirs(trl, "dapo", of, beta=0.05, top_entropy_quantile=top))
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.05])
+def test_the_entropy_bonus_agrees_with_trl(trl, beta):
+    def entropy_of(logprobs):
+        return -logprobs * logprobs.exp()
+
+    of = data()
+    settings = {"_entropy_bonus_enabled": True, "entropy_coef": 0.2, "entropy_of": entropy_of}
+    mine = ours(of, CASES["dapo"], kl={"coefficient": beta}, entropy={"bonus": 0.2}, entropy_of=entropy_of)
+    agree(mine, theirs(trl, "dapo", of, beta=beta, **settings))
