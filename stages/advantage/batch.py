@@ -103,4 +103,6 @@ def _steps(rows: pl.DataFrame, length_N: Ints) -> tuple[Ints, Ints]:
     end_S = rows["step_ends"].filter(pl.Series(count_N > 0)).explode().cast(pl.Int64).to_numpy()
     if ((end_S < 0) | (end_S >= length_N[row_S])).any():
         raise ArtifactError("step_ends: a step that ends outside its completion")
+    if ((np.diff(end_S) <= 0) & (np.diff(row_S) == 0)).any():
+        raise ArtifactError("step_ends: steps that do not follow one another")
     return row_S, end_S

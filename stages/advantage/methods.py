@@ -22,7 +22,7 @@ from stages.advantage.config import (
     ReinforcePlusPlus,
     Rloo,
 )
-from stages.advantage.groups import Bools, Floats, Groups, Ints, group_statistics
+from stages.advantage.groups import Bools, Floats, Groups, group_statistics
 from stages.advantage.ragged import row_sums, starts
 from stages.advantage.rewards import kl_penalty, rest, token_rewards
 from stages.contract.errors import ConfigError
@@ -54,8 +54,8 @@ def group_view(batch: Batch, config: AdvantageConfig) -> Groups:
             shaped_N = batch.reward_N + row_sums(_penalty(batch, config.kl), batch.length_N)
             return replace(groups, constant_N=group_statistics(shaped_N, batch.group_N, 1).constant_N)
         case Process():
-            useful_N = group_statistics(rest(batch.reward_N, batch.earned_M, batch.length_N), batch.group_N, 0).useful_N
-            _, steps = process.advantages(*_steps(batch), config)
+            useful_N = group_statistics(_rest(batch), batch.group_N, 0).useful_N
+            _, steps = _steps(batch, config.ddof)
             useful_P = np.bincount(batch.group_N[batch.step_row_S], weights=steps.useful_N, minlength=_size(batch)) > 0
             return replace(groups, constant_N=~(useful_N | useful_P[batch.group_N]))
         case _:
@@ -114,10 +114,16 @@ def _estimate(batch: Batch, train_N: Bools, config: AdvantageConfig, former: Map
 
 def _within_groups(batch: Batch, config: Grpo | Process) -> NDArray[np.floating[Any]]:
     if isinstance(config, Process):
-        steps_M, _ = process.advantages(*_steps(batch), config)
-        rest_N = np.where(np.isnan(batch.reward_N), np.nan, rest(batch.reward_N, batch.earned_M, batch.length_N))
+        rewards_S, steps = _steps(batch, config.ddof)
+        rest_N = _rest(batch)
         outcome = group_statistics(rest_N, batch.group_N, config.ddof)
-        return steps_M + np.repeat(process.normalised(rest_N, outcome, config.eps), batch.length_N)
+        return process.advantages(
+            process.normalised(rewards_S, steps, config.eps),
+            batch.step_row_S,
+            batch.step_end_S,
+            process.normalised(rest_N, outcome, config.eps),
+            batch.length_N,
+        )
     if config.rewards == "normalise_then_sum":
         row_N = grpo.decoupled(list(batch.parts.values()), batch.reward_N, batch.group_N, config)
     else:
@@ -150,7 +156,13 @@ def _kl_figures(penalty_M: Floats, counted_M: Bools, kl: KlReward) -> dict[str, 
     return {"kl_in_reward": float(-penalty_M[counted_M].mean() / kl.coefficient)}
 
 
-def _steps(batch: Batch) -> tuple[Floats, Ints, Ints, Ints, Ints]:
+def _rest(batch: Batch) -> Floats:
+    """The part of each row's reward that no step earned; NaN without a reward."""
+    return np.where(np.isnan(batch.reward_N), np.nan, rest(batch.reward_N, batch.earned_M, batch.length_N))
+
+
+def _steps(batch: Batch, ddof: int) -> tuple[Floats, Groups]:
+    """The reward of each step, NaN in a row without a reward, and the statistics of all steps of its group."""
     if batch.earned_M is None:
         raise ConfigError(
             "advantage.type process needs rewards of steps: put a reward that judges steps, such as `equations`, into "
@@ -158,7 +170,7 @@ def _steps(batch: Batch) -> tuple[Floats, Ints, Ints, Ints, Ints]:
         )
     rewards_S = batch.earned_M[starts(batch.length_N)[batch.step_row_S] + batch.step_end_S]
     rewards_S = np.where(np.isnan(batch.reward_N)[batch.step_row_S], np.nan, rewards_S)
-    return rewards_S, batch.step_row_S, batch.step_end_S, batch.length_N, batch.group_N
+    return rewards_S, group_statistics(rewards_S, batch.group_N[batch.step_row_S], ddof)
 
 
 def _size(batch: Batch) -> int:

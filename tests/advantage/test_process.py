@@ -83,3 +83,10 @@ def test_steps_are_needed_and_must_lie_in_their_completion():
         of(table(["a", "a"], [1.0, 0.0], [1, 1]))
     with pytest.raises(ArtifactError, match="a step that ends outside its completion"):
         of(table(["a", "a"], [1.0, 0.0], [1, 1], token_rewards=[[1], [0]], step_ends=[[1], [0]]))
+    with pytest.raises(ArtifactError, match="steps that do not follow one another"):
+        of(table(["a", "a"], [1.0, 0.0], [2, 1], token_rewards=[[1, 0], [0]], step_ends=[[1, 1], [0]]))
+
+
+def test_rows_without_steps_or_without_tokens_have_the_outcomes_part_alone():
+    rows = rows_of([(2, []), (0, []), (2, [(0, 1.0)]), (1, [(0, 0.0)])], outcomes=[1, 1, 0, 0])
+    assert of(rows) == [[1, 1], [], [0, -1], [-2]]
