@@ -23,6 +23,8 @@ from stages.update.config import UpdateConfig
 from stages.warmstart.config import FileDemonstrations, FolderModel, WarmstartConfig
 
 CONVENTIONS = Path(__file__).parent / "conventions"
+MODELS = ".models"
+"""The folder, beside the runs, of the models that `grpo model` makes."""
 
 
 class HardwareConfig(Config):
@@ -267,7 +269,8 @@ def check_outside(config: RunConfig) -> None:
         named["critic.start.path"] = config.critic.start.path
     for name, path in named.items():
         if not path.exists():
-            raise ConfigError(f"{name}: nothing at {path}; paths count from the working directory {Path.cwd()}")
+            made = f"; `grpo model {path.name}` makes it" if path.parent.name == MODELS else ""
+            raise ConfigError(f"{name}: nothing at {path}; paths count from the working directory {Path.cwd()}{made}")
     if any(isinstance(reward, ReasoningGymReward) for reward in config.score.rewards):
         from stages.score.rewards.reasoning_gym import check_family
 
