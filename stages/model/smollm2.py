@@ -49,8 +49,8 @@ def convert(gguf: Path, folder: Path) -> None:
     )
     model.save_pretrained(folder)
     tokenizer: Any = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name, local_files_only=True)
-    # The file names its pre-tokenizer ("smollm"), which the conversion passes over: digits stand alone before the rest
-    # is cut, so that the line breaks before a number are tokens of their own.
+    # The file names its pre-tokenizer ("smollm"), which the conversion passes over: digits are set apart first, so that
+    # blanks and line breaks before a number are cut as if nothing came after them.
     tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
     )
