@@ -79,7 +79,10 @@ def test_each_entry_of_a_convention_can_be_used_and_says_why(name: str) -> None:
     fragment = read_yaml(CONVENTIONS / f"{name}.yaml")
     assert set(fragment) == {"advantage", "update"}
     for entry in fragment["advantage"]:
-        config = small(convention=name, advantage={"type": entry["type"]}).model_dump(mode="json")["advantage"]
+        critic = {"critic": {}} if entry["type"] == "gae" else {}
+        config = small(convention=name, advantage={"type": entry["type"]}, **critic).model_dump(mode="json")[
+            "advantage"
+        ]
         assert laid_over(entry, config) == config
     for entry in fragment["update"]["loss"]:
         config = small(convention=name, update={"loss": {"type": entry["type"]}}).model_dump(mode="json")["update"]
