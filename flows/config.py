@@ -83,6 +83,11 @@ class RunConfig(Config):
                 f"sample.group_size is {self.sample.group_size}, but advantage.type {self.advantage.type} compares the "
                 "completions of a group: use 2 or more, or another method"
             )
+        if self.sample.rounds > 1 and getattr(self.advantage, "constant_groups", "keep") != "drop":
+            raise ValueError(
+                "sample.rounds is above 1, which adds prompts in place of constant groups: it needs an advantage.type "
+                "that compares groups, with constant_groups: drop"
+            )
         if isinstance(self.advantage, Gae) and self.critic is None:
             raise ValueError("advantage.type gae needs the values of a critic: add a section `critic: {}`")
         if self.critic is not None and not isinstance(self.advantage, Gae):
@@ -134,6 +139,8 @@ class RunConfig(Config):
             drawn = {name: dump["sample"][name] for name in ("sampling", "engine", "max_prompt_tokens")}
             return {"evaluate": dump["evaluate"], "score": judged, "sample": drawn}
         section: dict[str, Any] = dump[stage]
+        if stage == "sample" and self.sample.rounds > 1:
+            section |= {"score": {"rewards": dump["score"]["rewards"]}}
         if self.critic is not None and stage in ("score", "update"):
             section |= {"critic": dump["critic"] if stage == "update" else dump["critic"]["start"]}
         return section

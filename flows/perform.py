@@ -1,5 +1,6 @@
 """Runs one stage of one iteration: binds the run's configuration to the stage's function."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,8 @@ def _run(job: Job, stage: str, config: RunConfig) -> None:
         case "sample":
             import stages.sample.stage
 
-            stages.sample.stage.run(job, config.sample, _engine(config, job))
+            engine = _engine(config, job)
+            stages.sample.stage.run(job, config.sample, engine, _judge(config), config.section("sample"))
         case "score":
             import stages.score.stage
 
@@ -70,6 +72,17 @@ def _run(job: Job, stage: str, config: RunConfig) -> None:
             raise AssertionError(stage)
 
 
+def _judge(config: RunConfig) -> Callable[[pl.DataFrame], pl.Series]:
+    """Gives completions the rewards that the stage `score` will give them."""
+
+    def judge(rollouts: pl.DataFrame) -> pl.Series:
+        from stages.score.stage import score_rows
+
+        return score_rows(rollouts, config.score)["reward"]
+
+    return judge
+
+
 def _evaluate(job: Job, config: RunConfig) -> None:
     import stages.evaluate.stage
     from stages.sample.collect import collect
@@ -83,7 +96,9 @@ def _evaluate(job: Job, config: RunConfig) -> None:
     engine = _engine(config, job)
 
     def draw(desk: Workspace, prompts: pl.DataFrame, policy: Path, seed_of: Any) -> pl.DataFrame:
-        return collect(desk, prompts, policy, engine, drawing, settings.samples, seed_of, job.progress)
+        rollouts = collect(desk, prompts, policy, engine, drawing, settings.samples, seed_of, job.progress)
+        desk.notes |= engine.rest()
+        return rollouts
 
     def judge(rollouts: pl.DataFrame) -> pl.DataFrame:
         return score_rows(rollouts, config.score)

@@ -49,6 +49,7 @@ def collect(
     seed_of: Callable[[str, int], int],
     progress: Progress,
     parts: Parts | None = None,
+    may_be_empty: bool = False,
 ) -> pl.DataFrame:
     """The table `rollouts`: `group_size` completions of each prompt by the policy, ordered by prompt and sample.
 
@@ -58,12 +59,16 @@ def collect(
         desk: notes the policy as an input, the engine, timings, and dropped prompts.
         prompts: table `prompts`.
         policy: the behaviour policy's folder.
-        engine: loads that policy and draws; is left at rest.
+        engine: loads that policy and draws.
         config: sampling, the longest prompt, and shards.
         group_size: completions of each prompt.
         seed_of: the seed of a completion, from prompt id and sample number.
         progress: told of completions drawn.
-        parts: where shards are kept until all are drawn; None draws all at once.
+        parts: where shards are kept; the caller clears it when all is drawn. None draws all at once.
+        may_be_empty: gives an empty table where no prompt fits.
+
+    Raises:
+        DataError: no prompt fits.
     """
     with desk.timed("load"):
         digest = take_policy(desk, policy)
@@ -71,6 +76,12 @@ def collect(
         engine.load_policy(policy, digest)
         desk.notes["engine"] = engine.describe()
     asked = _asked(desk, prompts, tokenizer, engine, config, group_size, seed_of)
+    if not asked.tokens:
+        if may_be_empty:
+            return tables.frame(ROLLOUTS, {field.name: [] for field in ROLLOUTS.fields})
+        raise DataError(
+            f"none of {prompts.height} prompts has 1 to {_prompt_limit(engine, config)} tokens: {desk.dropped}"
+        )
     stop = stop_tokens(tokenizer, policy, config)
 
     def draw(part: Asked, before: int) -> pl.DataFrame:
@@ -93,7 +104,6 @@ def collect(
                 "packages": package_versions(),
             }
             rollouts = _in_shards(desk, asked, config.shards, draw, parts, decided)
-    desk.notes |= engine.rest()
     return rollouts
 
 
@@ -122,11 +132,9 @@ def _asked(
     keep = [0 < len(row) <= limit for row in ids]
     desk.drop(f"prompt longer than {limit} tokens", sum(len(row) > limit for row in ids))
     desk.drop("empty prompt", sum(not row for row in ids))
-    if not any(keep):
-        raise DataError(f"none of {len(ids)} prompts has 1 to {limit} tokens: {desk.dropped}")
     chosen = prompts.filter(pl.Series(keep, dtype=pl.Boolean))
     tokens = [row for row, kept in zip(ids, keep, strict=True) if kept]
-    if (highest := max(map(max, tokens))) >= engine.vocabulary:
+    if (highest := max(map(max, tokens), default=0)) >= engine.vocabulary:
         raise ModelError(
             f"the tokenizer gives the token id {highest}, the model's vocabulary ends at {engine.vocabulary - 1}: they "
             "do not belong together"
@@ -153,8 +161,11 @@ def _in_shards(
             frame = draw(part, rows.start)
             parts.store(decided | names, frame)
         frames.append(frame)
-    parts.clear()
-    desk.notes["shards"] = {"all": len(frames), "kept_from_before": kept}
+    before = desk.notes.get("shards", {"all": 0, "kept_from_before": 0})
+    desk.notes["shards"] = {
+        "all": before["all"] + len(frames),
+        "kept_from_before": before["kept_from_before"] + kept,
+    }
     return pl.concat(frames, rechunk=True)
 
 

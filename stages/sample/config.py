@@ -89,6 +89,9 @@ class SampleConfig(Config):
     """Completions a prompt (G); methods that compare within a group need at least 2."""
     max_prompt_tokens: int = Field(default=1024, gt=0)
     """Longer prompts are dropped and counted."""
+    rounds: int = Field(default=1, gt=0)
+    """Rounds of sampling at most; above 1, prompts are added in place of groups whose rewards are all equal, until
+    `prompts` groups have a difference (dynamic sampling, DAPO). Judges while it samples; `score` judges again."""
     sampling: SamplingConfig = SamplingConfig()
     """How a token is drawn."""
     engine: Engine = TransformersEngine()

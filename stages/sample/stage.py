@@ -1,5 +1,8 @@
 """The stage `sample`: prompts, policy k-1 → rollouts.parquet."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import polars as pl
 import torch
 
@@ -11,28 +14,58 @@ from stages.contract.workspace import Job, Workspace, open_stage
 from stages.sample.collect import collect
 from stages.sample.config import SampleConfig
 from stages.sample.draw import prompt_indices
+from stages.sample.dynamic import Judge, fill, other_prompts
 from stages.sample.engine import Engine
 from stages.sample.fidelity import fidelity, model_logprobs, spread
 from stages.sample.parts import Parts
 
 
-def run(job: Job, config: SampleConfig, engine: Engine) -> None:
-    """Draws iteration k's prompts and answers each `group_size` times with the policy of iteration k-1."""
+def run(
+    job: Job, config: SampleConfig, engine: Engine, judge: Judge | None = None, section: dict[str, Any] | None = None
+) -> None:
+    """Draws iteration k's prompts and answers each `group_size` times with the policy of iteration k-1.
+
+    Args:
+        job: run and iteration.
+        config: this stage's configuration.
+        engine: draws; is left at rest.
+        judge: gives rewards as the stage `score` does; needed for more than one round.
+        section: all configuration that decides the output, for the manifest; None where that is `config` alone.
+    """
     k = job.iteration
-    with open_stage(job, "sample", "sample", deciding(config)) as desk:
+    parts = Parts(job.paths.parts(k, "sample"))
+    with open_stage(job, "sample", "sample", section or deciding(config)) as desk:
         table = desk.read(job.paths.stage(0, "prompts") / "train.parquet", PROMPTS)
-        prompts = table[prompt_indices(table.height, config.prompts, job.seed, k)]
-        rollouts = collect(
-            desk,
-            prompts,
-            job.paths.policy(k - 1),
-            engine,
-            config,
-            config.group_size,
-            lambda prompt_id, i: derive(job.seed, "sample", k, prompt_id, i),
-            job.progress,
-            Parts(job.paths.parts(k, "sample")) if config.shards > 1 else None,
-        )
+        first = prompt_indices(table.height, config.prompts, job.seed, k)
+
+        def draw(indices: Sequence[int], may_be_empty: bool = False) -> pl.DataFrame:
+            return collect(
+                desk,
+                table[indices],
+                job.paths.policy(k - 1),
+                engine,
+                config,
+                config.group_size,
+                lambda prompt_id, i: derive(job.seed, "sample", k, prompt_id, i),
+                job.progress,
+                parts if config.shards > 1 else None,
+                may_be_empty,
+            )
+
+        if config.rounds == 1:
+            rollouts = draw(first)
+        else:
+            assert judge is not None, "more than one round needs a judge"
+            more = other_prompts(table.height, first, job.seed, k)
+            filled = fill(draw(first), config.prompts, more, config.rounds, lambda some: draw(some, True), judge)
+            rollouts = filled.rollouts
+            desk.metrics |= {
+                "rounds": filled.rounds,
+                "groups": filled.groups,
+                "useful_groups": filled.useful,
+                "unfilled": float(config.prompts - filled.useful),
+            }
+        desk.notes |= engine.rest()
         desk.write("rollouts.parquet", rollouts, ROLLOUTS)
         lengths = rollouts["completion_tokens"].list.len()
         desk.metrics |= {
@@ -44,6 +77,7 @@ def run(job: Job, config: SampleConfig, engine: Engine) -> None:
         if config.fidelity.completions:
             with desk.timed("fidelity"):
                 compare(desk, rollouts, config, engine, job.device)
+        parts.clear()
 
 
 def compare(desk: Workspace, rollouts: pl.DataFrame, config: SampleConfig, engine: Engine, device: str) -> None:

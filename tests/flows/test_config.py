@@ -139,6 +139,8 @@ def test_a_wrong_field_is_named_with_what_was_seen_and_what_is_wanted(overrides:
             {"advantage": {"type": "gae", "kl": {"coefficient": 0.1}}},
             "advantage.kl.coefficient is above 0, which needs",
         ),
+        ({"sample__rounds": 2, "advantage": {"type": "reinforce"}}, "needs an advantage.type that compares groups"),
+        ({"sample__rounds": 2, "advantage__constant_groups": "keep"}, "with constant_groups: drop"),
         ({"advantage": {"baseline": "leave_one_out", "scale": "mad"}}, "group, batch or none, not with mad"),
         ({"sample__sampling__temperature": 0}, "sample.sampling.temperature is 0"),
         ({"update__old_logprobs": "sampler", "sample__sampling__top_k": 5}, "needs top_p 1 and top_k 0"),
@@ -339,6 +341,7 @@ def digests(config: RunConfig) -> dict[str, str]:
         ({"sample__group_size": 4}, {"sample"}),
         ({"sample__sampling__max_tokens": 9}, {"sample", "evaluate"}),
         ({"score__rewards__1__weight": 0.25}, {"score", "evaluate"}),
+        ({"sample__rounds": 2}, {"sample"}),
         ({"score__reference": "start"}, {"score"}),
         ({"advantage__scale": "none"}, {"advantage"}),
         ({"update__epochs": 2}, {"update"}),
@@ -367,3 +370,8 @@ def test_the_success_is_the_first_reward_unless_one_is_named() -> None:
     assert small().success() == "math"
     assert small(evaluate__success="length").success() == "length"
     assert small(evaluate=None, score__rewards__0__name="right").success() == "right"
+
+
+def test_rewards_decide_what_is_sampled_where_sampling_asks_for_them() -> None:
+    before, after = digests(small(sample__rounds=2)), digests(small(sample__rounds=2, score__rewards__1__weight=0.25))
+    assert {stage for stage in before if before[stage] != after[stage]} == {"sample", "score", "evaluate"}
