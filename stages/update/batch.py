@@ -122,8 +122,7 @@ def group_counts(rollouts: pl.DataFrame, advantages: pl.DataFrame) -> tuple[int,
 def kept_tokens(entropies: Sequence[Tensor], top: float) -> list[Tensor]:
     """For each row booleans [T]: the tokens whose entropy is among the part `top` of the greatest of all rows.
 
-    "Beyond the 80/20 rule", arXiv:2506.01939, equation 5: entropy ≥ the (1 - top) quantile, ties kept; linear between
-    ranks.
+    "Beyond the 80/20 rule", arXiv:2506.01939: entropy ≥ the (1 - top) quantile, linear between ranks; ties are kept.
     """
     threshold = torch.tensor(np.quantile(torch.cat(list(entropies)).double().numpy(), 1 - top))
     return [entropy_T.double() >= threshold for entropy_T in entropies]

@@ -14,7 +14,7 @@ from stages.update.config import UpdateConfig
 from stages.update.loss.kl import k1, k2, k3, kl_estimate
 from stages.update.loss.mismatch import importance_weights
 from stages.update.loss.reduce import token_weights
-from stages.update.loss.surrogate import Surrogate, surrogate
+from stages.update.surrogate import Surrogate, surrogate
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,10 @@ from flows.config import (
     read_config,
     read_yaml,
 )
+from flows.runs import check_same
 from stages.contract.config import config_digest
 from stages.contract.errors import ConfigError
+from stages.contract.paths import RunPaths
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").rglob("*.yaml"))
 
@@ -323,6 +325,22 @@ def test_more_iterations_other_hardware_and_the_name_do_not_make_another_run() -
     same = small(iterations=9, hardware__threads=2, hardware__device="cpu", run="other")
     assert differences(small(), same) == []
     assert differences(small(), small()) == []
+
+
+@pytest.mark.parametrize(("place", "refused"), [("0001/update", True), ("0001/score", True), ("0001/sample", False)])
+def test_a_critic_cannot_be_changed_once_a_stage_was_done_with_it(tmp_path: Path, place: str, refused: bool) -> None:
+    paths = RunPaths(tmp_path / "small")
+    (paths.iterations / place).mkdir(parents=True)
+    (paths.iterations / place / "manifest.json").write_text("{}")
+    critic = {"advantage__type": "gae", "critic": {}}
+    paths.config.write_text(dump_config(small(**critic)), encoding="utf-8")
+    assert check_same(paths, small(**critic))
+    other = small(**critic | {"critic": {"clip": 0.2}})
+    if refused:
+        with pytest.raises(ConfigError, match=r"critic\.clip: null there, 0\.2 here"):
+            check_same(paths, other)
+    else:
+        assert check_same(paths, other)
 
 
 # Sections

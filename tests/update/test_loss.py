@@ -30,9 +30,9 @@ from stages.update.loss.policy_gradient import policy_gradient
 from stages.update.loss.ratio import importance_ratio
 from stages.update.loss.reduce import token_weights
 from stages.update.loss.sapo import sapo
-from stages.update.loss.surrogate import surrogate
 from stages.update.loss.value import value_loss
 from stages.update.objective import LossInputs, derived, loss_of
+from stages.update.surrogate import surrogate
 
 
 def doubles(*values):

@@ -88,7 +88,7 @@ def test_gspo(seed):
 
 @SEEDS
 def test_gmpo(seed):
-    """arXiv:2507.20673, equation 4: the geometric mean of the clipped ratios, signed."""
+    """arXiv:2507.20673: the geometric mean of the clipped ratios, signed."""
     of = data(seed)
 
     def formula(rows):
@@ -163,7 +163,7 @@ def test_cispo_with_the_cap_of_its_paper(seed):
 
 @SEEDS
 def test_the_dual_clip(seed):
-    """arXiv:1912.09729, equation 5, with c = 1.4; a mean over tokens, then over sequences."""
+    """arXiv:1912.09729, with c = 1.4; a mean over tokens, then over sequences."""
     of = data(seed)
 
     def formula(rows):

@@ -19,8 +19,8 @@ def clipped(
 
     Where A < 0 this has no bound as ρ grows. Two bounds were published, equal where δ = c > 1 + ε_high:
 
-    - dual clip (arXiv:1912.09729, equation 5): max(min(…), c A) where A < 0.
-    - two-sided clip (INTELLECT-2, arXiv:2505.07291, equation 3): min(min(ρ, δ) A, clip(ρ, …) A), any A.
+    - dual clip (arXiv:1912.09729): max(min(…), c A) where A < 0.
+    - two-sided clip (INTELLECT-2, arXiv:2505.07291): min(min(ρ, δ) A, clip(ρ, …) A), any A.
 
     Args:
         ratio_N: π(token) / π_old(token), with gradient.

@@ -1,4 +1,4 @@
-"""Geometric-mean policy optimization (GMPO, arXiv:2507.20673, equation 4)."""
+"""Geometric-mean policy optimization (GMPO, arXiv:2507.20673): its clipped objective."""
 
 import torch
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""The policy gradient without a ratio (REINFORCE, Williams 1992, doi:10.1007/BF00992696, equation 4)."""
+"""The policy gradient without a ratio (REINFORCE, Williams 1992, doi:10.1007/BF00992696)."""
 
 from torch import Tensor
 
