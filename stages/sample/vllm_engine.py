@@ -26,6 +26,8 @@ WORKER = "stages.sample.vllm_worker"
 PROBE_TOKENS = 32
 TOLERANCE = {"float32": 1e-3, "bfloat16": 0.5, "float16": 0.5}
 """Nats by which a token's log-probability may differ from the trainer's after a change of weights."""
+CPU_STEP_TOKENS = 4096
+"""Tokens that a step of the engine computes at most on a CPU, unless one prompt is longer."""
 CPU_CACHE = 1.0
 """GiB of key-value cache on a CPU where the configuration names none."""
 
@@ -195,7 +197,9 @@ class VllmSampler:
         else:
             settings["gpu_memory_utilization"] = config.gpu_memory
         if cpu:
-            settings["block_size"] = 32
+            # A prompt in pieces makes vLLM turn a seeded generator back, which only CUDA's can: so none is cut.
+            step = max(CPU_STEP_TOKENS, context)
+            settings |= {"block_size": 32, "enable_chunked_prefill": False, "max_num_batched_tokens": step}
         self._processes = [WatchedProcess(WORKER, self._environment(i)) for i in range(config.engines)]
         about = self._ask("start", {"folder": str(folder), "settings": settings}, config.start_limit)[0]
         if (about["platform"] == "cpu") != cpu:
