@@ -10,7 +10,7 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from flows.layers import chosen, laid_over
-from stages.advantage.config import AdvantageConfig, Gae, Grpo, compares_groups, kl_coefficient
+from stages.advantage.config import AdvantageConfig, Gae, Grpo, compares_groups, kl_of
 from stages.contract.config import Config, deciding
 from stages.contract.errors import ConfigError
 from stages.contract.paths import checked_name
@@ -76,7 +76,7 @@ class RunConfig(Config):
     def _method_fits(self) -> Self:
         if self.update.kl.coefficient > 0 and self.score.reference is None:
             raise ValueError("update.kl.coefficient is above 0, which needs `score.reference: start`")
-        if kl_coefficient(self.advantage) > 0 and self.score.reference is None:
+        if kl_of(self.advantage).coefficient > 0 and self.score.reference is None:
             raise ValueError("advantage.kl.coefficient is above 0, which needs `score.reference: start`")
         if compares_groups(self.advantage) and self.sample.group_size < 2:
             raise ValueError(

@@ -7,6 +7,15 @@ from pydantic import BeforeValidator, Field, model_validator
 from stages.contract.config import Config
 
 
+class AdaptiveKl(Config):
+    """A coefficient that follows a target (Ziegler et al. 2019): β (1 + gain · clip(KL / target - 1, -0.2, 0.2))."""
+
+    target: float = Field(gt=0)
+    """KL aimed at, nats a token: the mean of the estimate over the tokens of an iteration."""
+    gain: float = Field(default=0.1, gt=0, lt=5)
+    """How fast the coefficient follows, an iteration."""
+
+
 class KlReward(Config):
     """A KL penalty inside the reward: each token earns `-coefficient · KL estimate` beside its reward."""
 
@@ -16,6 +25,14 @@ class KlReward(Config):
     """Of d = log π_sampler - log π_reference: k1 = d, k2 = d²/2, k3 = exp(-d) - 1 + d."""
     clamp: float | None = Field(default=None, gt=0)
     """Keeps each token's estimate within ± this (nats); null does not."""
+    adaptive: AdaptiveKl | None = None
+    """Changes β after each iteration; null keeps it."""
+
+    @model_validator(mode="after")
+    def _adapts_something(self) -> Self:
+        if self.adaptive is not None and self.coefficient == 0:
+            raise ValueError("adaptive multiplies the coefficient, which is 0: set it to the β to begin with")
+        return self
 
 
 class Method(Config):
@@ -135,6 +152,12 @@ def compares_groups(config: AdvantageConfig) -> bool:
     return isinstance(config, GroupMethod) or (isinstance(config, ReinforcePlusPlus) and config.baseline == "group")
 
 
-def kl_coefficient(config: AdvantageConfig) -> float:
-    """β of the penalty inside the reward; 0 for a method that has none."""
-    return config.kl.coefficient if isinstance(config, Rloo | Reinforce | ReinforcePlusPlus | Gae) else 0.0
+def kl_of(config: AdvantageConfig) -> KlReward:
+    """The penalty inside the reward; one of coefficient 0 for a method that has none."""
+    return config.kl if isinstance(config, Rloo | Reinforce | ReinforcePlusPlus | Gae) else KlReward()
+
+
+def goes_on(config: AdvantageConfig) -> bool:
+    """Whether an iteration starts from what the one before it handed on."""
+    running = isinstance(config, Reinforce) and config.baseline == "running"
+    return running or kl_of(config).adaptive is not None

@@ -21,13 +21,15 @@ from stages.advantage.config import (
     Reinforce,
     ReinforcePlusPlus,
     Rloo,
+    kl_of,
 )
 from stages.advantage.groups import Bools, Floats, Groups, group_statistics
 from stages.advantage.ragged import row_sums, starts
-from stages.advantage.rewards import kl_penalty, rest, token_rewards
+from stages.advantage.rewards import kl_penalty, next_coefficient, rest, token_rewards
 from stages.contract.errors import ConfigError
 
-BASELINE = "baseline"
+BASELINE, COEFFICIENT, KL = "baseline", "kl_coefficient", "kl_in_reward"
+"""Names of what an iteration hands on, and of the figure that moves the coefficient."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,13 @@ class Estimate:
     state: dict[str, float] = field(default_factory=dict)
     """What the next iteration starts from, by name."""
     figures: dict[str, float] = field(default_factory=dict)
+
+
+def current(config: AdvantageConfig, former: Mapping[str, float]) -> AdvantageConfig:
+    """The configuration with the KL coefficient that the iteration before handed on."""
+    if kl_of(config).adaptive is None or COEFFICIENT not in former:
+        return config
+    return config.model_copy(update={"kl": kl_of(config).model_copy(update={"coefficient": former[COEFFICIENT]})})
 
 
 def group_view(batch: Batch, config: AdvantageConfig) -> Groups:
@@ -72,6 +81,8 @@ def estimate(batch: Batch, train_N: Bools, config: AdvantageConfig, former: Mapp
         former: what the iteration before handed on.
     """
     result = _estimate(batch, train_N, config, former)
+    if (kl := kl_of(config)).adaptive is not None:
+        result.state[COEFFICIENT] = next_coefficient(kl, result.figures.get(KL))
     scored_N = ~np.isnan(batch.reward_N)
     if not scored_N.all():
         result.advantages_M[batch.tokens(~scored_N)] = 0.0
@@ -153,7 +164,7 @@ def _penalty(batch: Batch, kl: KlReward) -> Floats:
 def _kl_figures(penalty_M: Floats, counted_M: Bools, kl: KlReward) -> dict[str, float]:
     if kl.coefficient == 0 or not counted_M.any():
         return {}
-    return {"kl_in_reward": float(-penalty_M[counted_M].mean() / kl.coefficient)}
+    return {KL: float(-penalty_M[counted_M].mean() / kl.coefficient)}
 
 
 def _rest(batch: Batch) -> Floats:

@@ -6,9 +6,9 @@ from collections.abc import Collection, Mapping
 import polars as pl
 
 from stages.advantage.batch import batch_of
-from stages.advantage.config import AdvantageConfig, Reinforce
+from stages.advantage.config import AdvantageConfig, goes_on
 from stages.advantage.filters import reasons, too_old
-from stages.advantage.methods import Estimate, estimate, group_view
+from stages.advantage.methods import Estimate, current, estimate, group_view
 from stages.advantage.ragged import to_lists
 from stages.contract import tables
 from stages.contract.columns import ADVANTAGE_STATE, ADVANTAGES, KEY, ROLLOUTS, SCORES
@@ -26,7 +26,7 @@ def run(job: Job, config: AdvantageConfig) -> None:
             joined(rollouts, scores), config, _policies(job, desk, config.max_age), _former(job, desk, config)
         )
         desk.write("advantages.parquet", table, ADVANTAGES)
-        if isinstance(config, Reinforce) and config.baseline == "running":
+        if goes_on(config):
             state = {"name": list(result.state), "value": list(result.state.values())}
             desk.write(STATE, tables.frame(ADVANTAGE_STATE, state), ADVANTAGE_STATE)
         for reason, count in sorted(Counter(table["reason"].drop_nulls().to_list()).items()):
@@ -61,6 +61,7 @@ def advantage_rows(
         policies: digests of the policies whose completions are young enough; None takes any.
         former: what the iteration before handed on.
     """
+    config = current(config, former or {})
     batch = batch_of(rows)
     old_N = too_old(rows["policy_digest"], policies) if policies is not None else batch.length_N < 0
     batch = batch.without(old_N)
@@ -88,7 +89,7 @@ def advantage_rows(
 
 def _former(job: Job, desk: Workspace, config: AdvantageConfig) -> dict[str, float]:
     """What the iteration before handed on to a method that goes on from it."""
-    if not (isinstance(config, Reinforce) and config.baseline == "running") or job.iteration == 1:
+    if not goes_on(config) or job.iteration == 1:
         return {}
     table = desk.read(job.paths.stage(job.iteration - 1, "advantage") / STATE, ADVANTAGE_STATE)
     return dict(table.select("name", "value").iter_rows())

@@ -138,7 +138,7 @@ ADVANTAGES = Table(
 ADVANTAGE_STATE = Table(
     "advantage_state",
     (
-        _required("name", pa.string()),  # what an iteration hands on to the next: a running baseline
+        _required("name", pa.string()),  # what an iteration hands on to the next: a running baseline, a coefficient
         _required("value", pa.float64()),
     ),
     key=("name",),

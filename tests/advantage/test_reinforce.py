@@ -111,7 +111,7 @@ def test_whitened_over_the_trained_tokens_whatever_the_rewards_scale(rows, basel
 # On disk
 
 
-def write_inputs(paths, k, rewards, digest="d" * 64):
+def write_inputs(paths, k, rewards, digest="d" * 64, reference=None):
     """Rollouts and scores of iteration k, a prompt and a token each."""
     ids, n = [f"p{i}" for i in range(len(rewards))], len(rewards)
     key = {"prompt_id": ids, "sample": [0] * n}
@@ -119,8 +119,9 @@ def write_inputs(paths, k, rewards, digest="d" * 64):
     drawn = {"prompt_tokens": [[1]] * n, "completion_tokens": [[1]] * n, "sampler_logprobs": [[-1.0]] * n}
     rest = {"finish_reason": ["stop"] * n, "temperature": [1.0] * n, "seed": [0] * n, "answer": [None] * n}
     rollouts = key | texts | drawn | rest | {"policy_digest": [digest] * n}
-    lists = ("error", "extracted", "reference_logprobs", "values", "token_rewards", "step_ends")
+    lists = ("error", "extracted", "values", "token_rewards", "step_ends")
     scores = key | {"reward": rewards} | dict.fromkeys(lists, [None] * n)
+    scores["reference_logprobs"] = [None if reference is None else [reference]] * n
     for name, file, columns, schema in (
         ("sample", "rollouts.parquet", rollouts, ROLLOUTS),
         ("score", "scores.parquet", scores, SCORES),
@@ -155,6 +156,20 @@ def test_a_running_baseline_without_its_past_says_which_stage_makes_it(tmp_path)
     stage.run(Job(paths, 1, seed=1), REINFORCE)
     with pytest.raises(ArtifactError, match=r"state\.parquet: missing; run `grpo stage advantage run --iteration 1`"):
         stage.run(Job(paths, 2, seed=1), Reinforce(type="reinforce", baseline="running"))
+
+
+def test_a_coefficient_that_follows_its_target_goes_on_from_the_iteration_before(tmp_path):
+    paths = RunPaths(tmp_path / "run")
+    kl = KlReward(coefficient=0.1, adaptive={"target": 0.5, "gain": 1.0})
+    config = Reinforce(type="reinforce", kl=kl)
+    for k, reference in enumerate([-3.0, -1.05, -1.45], start=1):  # the sampler's are -1: KL 2, 0.05, 0.45
+        write_inputs(paths, k, [1.0, 0.0], reference=reference)
+        stage.run(Job(paths, k, seed=1), config)
+    handed_on = [manifest(paths, k)["metrics"]["kl_coefficient"] for k in (1, 2, 3)]
+    # 1.2 and 0.8 are the bounds; 0.45 / 0.5 - 1 = -0.1
+    assert handed_on == pytest.approx([0.12, 0.096, 0.0864])
+    last = pl.read_parquet(paths.stage(3, "advantage") / "advantages.parquet")
+    assert last["advantages"].list.first().to_list() == pytest.approx([1 - 0.096 * 0.45, -0.096 * 0.45])
 
 
 def write_policy(paths, k, weights):

@@ -12,7 +12,8 @@ PACKAGES = ("numpy", "polars", "pyarrow", "torch", "transformers")
 
 def circumstances() -> str:
     """Date, commit, machine and versions, as a line of Markdown."""
-    git = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
+    command = ["git", "describe", "--always", "--dirty"]
+    git = subprocess.run(command, cwd=RESULTS.parent, capture_output=True, text=True, check=False)
     names = [line.split(":", 1)[1].strip() for line in _read("/proc/cpuinfo").splitlines() if "model name" in line]
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES)
     machine = f"{len(names)} × {names[0]}" if names else platform.machine()

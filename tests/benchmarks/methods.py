@@ -98,7 +98,7 @@ def plot(curves: dict[str, list[Curve]], path: Path) -> None:
     figure, axes = plt.subplots(figsize=(9, 5.5), layout="constrained")
     for name, runs in curves.items():
         columns = list(zip(*(run.success for run in runs), strict=True))
-        thousands = [n / 1000 for n in runs[0].completions]
+        thousands = [mean(list(column)) / 1000 for column in zip(*(run.completions for run in runs), strict=True)]
         (line,) = axes.plot(thousands, [mean(list(column)) for column in columns], label=name, linewidth=1.4)
         if len(runs) > 1:
             low, high = [min(column) for column in columns], [max(column) for column in columns]
