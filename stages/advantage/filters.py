@@ -16,10 +16,8 @@ EMPTY, FAILED, OLD = "empty completion", "no reward", "older policy"
 ALONE, CONSTANT, CUT = "group of one", "constant group", "cut by length"
 
 
-def too_old(digests: pl.Series, policies: Collection[str] | None) -> Bools:
-    """Rows [N] that none of the policies drew whose age the configuration allows; None allows all."""
-    if policies is None:
-        return np.zeros(len(digests), dtype=np.bool_)
+def too_old(digests: pl.Series, policies: Collection[str]) -> Bools:
+    """Rows [N] that none of the policies drew whose age the configuration allows."""
     old_N: Bools = ~digests.is_in(list(policies)).to_numpy()
     return old_N
 

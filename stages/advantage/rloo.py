@@ -1,4 +1,4 @@
-"""REINFORCE leave-one-out (Kool et al., 2019; Ahmadian et al., arXiv:2402.14740, equation 8). Dimensions: N rows."""
+"""REINFORCE leave-one-out (Kool et al., 2019; Ahmadian et al., arXiv:2402.14740). Dimensions: N rows."""
 
 import numpy as np
 

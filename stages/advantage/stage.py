@@ -2,7 +2,9 @@
 
 from collections import Counter
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 
+import numpy as np
 import polars as pl
 
 from stages.advantage.batch import batch_of
@@ -63,13 +65,14 @@ def advantage_rows(
     """
     config = current(config, former or {})
     batch = batch_of(rows)
-    old_N = too_old(rows["policy_digest"], policies) if policies is not None else batch.length_N < 0
+    nobody_N = np.zeros(rows.height, dtype=np.bool_)
+    old_N = nobody_N if policies is None else too_old(rows["policy_digest"], policies)
     batch = batch.without(old_N)
     groups = group_view(batch, config)
     reason = reasons(batch, old_N, groups, config)
     result = estimate(batch, reason.is_null().to_numpy(), config, former or {})
     constant = float((groups.constant_N & (groups.count_N > 1)).mean()) if rows.height else 0.0
-    result.figures["constant_group_rows"] = constant
+    result = replace(result, figures=result.figures | {"constant_group_rows": constant})
     returns = to_lists(result.returns_M, batch.length_N) if result.returns_M is not None else [None] * rows.height
     table = tables.frame(
         ADVANTAGES,

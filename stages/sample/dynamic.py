@@ -1,4 +1,4 @@
-"""Dynamic sampling (DAPO, arXiv:2503.14476, equation 11): draws more prompts until enough groups have a difference.
+"""Dynamic sampling (DAPO, arXiv:2503.14476, section 3.2): draws more prompts until enough groups have a difference.
 
 Here an iteration keeps all that it draws; the advantages leave the constant groups out, each with its reason.
 """
