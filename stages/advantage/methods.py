@@ -60,7 +60,7 @@ def group_view(batch: Batch, config: AdvantageConfig) -> Groups:
             useful = [group_statistics(values_N, batch.group_N, 0).useful_N for values_N in parts]
             return replace(groups, constant_N=~np.any(useful, axis=0) if useful else groups.constant_N)
         case Rloo() if config.kl.coefficient > 0:
-            shaped_N = batch.reward_N + row_sums(_penalty(batch, config.kl), batch.length_N)
+            shaped_N = _less_penalty(batch, _penalty(batch, config.kl))
             return replace(groups, constant_N=group_statistics(shaped_N, batch.group_N, 1).constant_N)
         case Process():
             useful_N = group_statistics(_rest(batch), batch.group_N, 0).useful_N
@@ -96,7 +96,7 @@ def _estimate(batch: Batch, train_N: Bools, config: AdvantageConfig, former: Map
     match config:
         case Rloo():
             penalty_M = _penalty(batch, config.kl)
-            shaped_N = batch.reward_N + row_sums(penalty_M, batch.length_N)
+            shaped_N = _less_penalty(batch, penalty_M)
             row_N = rloo.advantages(shaped_N, group_statistics(shaped_N, batch.group_N, 1))
             return Estimate(_for_each_token(row_N, batch), figures=_kl_figures(penalty_M, counted_M, config.kl))
         case Reinforce():
@@ -147,13 +147,19 @@ def _for_each_token(row_N: Floats, batch: Batch) -> NDArray[np.float32]:
 
 
 def _earned(batch: Batch, rewards_N: Floats, counted_M: Bools, kl: KlReward) -> tuple[Floats, dict[str, float]]:
-    penalty_M = _penalty(batch, kl)
-    return token_rewards(rewards_N, batch.earned_M, batch.length_N) + penalty_M, _kl_figures(penalty_M, counted_M, kl)
+    earned_M, penalty_M = token_rewards(rewards_N, batch.earned_M, batch.length_N), _penalty(batch, kl)
+    return earned_M if penalty_M is None else earned_M + penalty_M, _kl_figures(penalty_M, counted_M, kl)
 
 
-def _penalty(batch: Batch, kl: KlReward) -> Floats:
+def _less_penalty(batch: Batch, penalty_M: Floats | None) -> Floats:
+    """The rows' rewards with the penalties of their tokens."""
+    return batch.reward_N if penalty_M is None else batch.reward_N + row_sums(penalty_M, batch.length_N)
+
+
+def _penalty(batch: Batch, kl: KlReward) -> Floats | None:
+    """-β KL of each token; None where β is 0."""
     if kl.coefficient == 0:
-        return np.zeros(int(batch.length_N.sum()))
+        return None
     if batch.sampler_M is None or batch.reference_M is None:
         raise ConfigError(
             "advantage.kl.coefficient is above 0, but the scores hold no reference_logprobs: set score.reference"
@@ -161,8 +167,8 @@ def _penalty(batch: Batch, kl: KlReward) -> Floats:
     return kl_penalty(batch.sampler_M, batch.reference_M, kl)
 
 
-def _kl_figures(penalty_M: Floats, counted_M: Bools, kl: KlReward) -> dict[str, float]:
-    if kl.coefficient == 0 or not counted_M.any():
+def _kl_figures(penalty_M: Floats | None, counted_M: Bools, kl: KlReward) -> dict[str, float]:
+    if penalty_M is None or not counted_M.any():
         return {}
     return {KL: float(-penalty_M[counted_M].mean() / kl.coefficient)}
 

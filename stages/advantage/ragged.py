@@ -53,6 +53,18 @@ def to_lists(values_M: NDArray[np.floating[Any]], length_N: Ints) -> pl.Series:
 
 def row_sums(values_M: Floats, length_N: Ints) -> Floats:
     """The sum [N] of each row; 0 for an empty one."""
-    row_M = np.repeat(np.arange(len(length_N)), length_N)
-    sums_N: Floats = np.bincount(row_M, weights=values_M, minlength=len(length_N)).astype(np.float64)
+    sums_N = np.zeros(len(length_N))
+    full_N = length_N > 0
+    if full_N.any():
+        sums_N[full_N] = np.add.reduceat(values_M, starts(length_N)[full_N])
     return sums_N
+
+
+def row_extremes(values_M: Floats, length_N: Ints) -> Floats:
+    """The greatest absolute value [N] of each row; 0 for an empty one."""
+    extremes_N = np.zeros(len(length_N))
+    full_N = length_N > 0
+    if full_N.any():
+        begin = starts(length_N)[full_N]
+        extremes_N[full_N] = np.maximum(np.maximum.reduceat(values_M, begin), -np.minimum.reduceat(values_M, begin))
+    return extremes_N

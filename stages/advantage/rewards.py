@@ -7,10 +7,10 @@ import numpy as np
 
 from stages.advantage.config import KlReward
 from stages.advantage.groups import Floats, Ints
-from stages.advantage.ragged import row_sums, starts
+from stages.advantage.ragged import row_extremes, row_sums, starts
 
-ROUNDING = 1e-6
-"""Rewards of tokens are stored as float32: a rest smaller than this part of them is none."""
+ROUNDING = 1e-5
+"""Rewards of tokens are stored as float32: a rest smaller than this part of the greatest of them is none."""
 
 
 def token_rewards(rewards_N: Floats, earned_M: Floats | None, length_N: Ints) -> Floats:
@@ -33,7 +33,7 @@ def rest(rewards_N: Floats, earned_M: Floats | None, length_N: Ints) -> Floats:
     if earned_M is None:
         return there_N
     rest_N = there_N - row_sums(earned_M, length_N)
-    small_N = np.abs(rest_N) <= ROUNDING * (np.abs(there_N) + row_sums(np.abs(earned_M), length_N))
+    small_N = np.abs(rest_N) <= ROUNDING * (np.abs(there_N) + row_extremes(earned_M, length_N))
     return np.where(small_N | np.isnan(rewards_N), 0.0, rest_N)
 
 

@@ -1,6 +1,7 @@
 """Rewards of steps: by hand, by the paper's formula, and beside a reward for the outcome."""
 
 import numpy as np
+import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -71,6 +72,15 @@ def test_it_is_the_papers_formula_group_by_group(completions, tokens_a_step):
         )
         wanted = [sum(normal[r] for end, r in mine if end >= t) for t in range(len(got[i]))]
         np.testing.assert_allclose(got[i], wanted, atol=1e-5)
+
+
+def test_rewards_that_float32_rounds_leave_no_outcome_behind():
+    steps = [(3, [(0, 0.1), (1, -0.1), (2, 0.7)]), (3, [(0, 0.3), (1, 0.1), (2, 0.1)])]
+    rows = rows_of(steps)
+    exact = rows.with_columns(reward=pl.Series([sum(r for _, r in s) for _, s in steps]))
+    np.testing.assert_allclose(of(exact), of(rows_of(steps, outcomes=[0.0, 0.0])), atol=1e-5)
+    normal = grpo_by_definition([0.1, -0.1, 0.7, 0.3, 0.1, 0.1], 0, 0)
+    np.testing.assert_allclose(of(exact)[0], np.cumsum(normal[2::-1])[::-1], atol=1e-5)
 
 
 def test_a_row_without_a_reward_does_not_count_with_its_steps():
