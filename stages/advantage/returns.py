@@ -63,11 +63,12 @@ def reward_to_go(rewards_M: Floats, length_N: Ints, gamma: float) -> Floats:
 
 def whitened(values_M: Floats, counted_M: Bools, eps: float) -> Floats:
     """(x - mean) / (std + eps), statistics (ddof 1) over the tokens that count; 0 everywhere if these are all equal."""
-    counted = values_M[counted_M]
+    counted = values_M if counted_M.all() else values_M[counted_M]
     deviation = counted.std(ddof=1) if len(counted) > 1 and counted.min() < counted.max() else 0.0
     if deviation == 0:  # differences of 1e-200 are none: their squares are 0
         return np.zeros_like(values_M)
-    result: Floats = (values_M - counted.mean()) / (deviation + eps)
+    result: Floats = values_M - counted.mean()
+    result /= deviation + eps
     return result
 
 
