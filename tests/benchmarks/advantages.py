@@ -144,6 +144,7 @@ def main() -> None:
     )
     print(text)
     if not arguments.no_write:
+        RESULTS.mkdir(exist_ok=True)
         (RESULTS / "advantages.md").write_text(text, encoding="utf-8")
 
 
