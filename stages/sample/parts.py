@@ -47,7 +47,7 @@ class Parts:
         sync(self.folder)
 
     def clear(self) -> None:
-        """Forgets all parts, once the whole table is written."""
+        """Forgets all parts, once the whole table is in place."""
         if self.folder.exists():
             shutil.rmtree(self.folder)
 

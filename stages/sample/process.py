@@ -3,6 +3,8 @@
 import contextlib
 import os
 import signal
+import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -39,7 +41,8 @@ class WatchedProcess:
         )
         theirs.close()
         os.close(dies)
-        self._end = weakref.finalize(self, _end, self._process, self._pipe, lives)
+        self._asked, self._silence = "start", 0.0
+        self._end = weakref.finalize(self, _end, self._process, self._pipe, lives, self._log)
 
     @property
     def pid(self) -> int:
@@ -51,19 +54,27 @@ class WatchedProcess:
         """Where its answers arrive."""
         return self._pipe
 
-    def send(self, command: str, arguments: dict[str, Any]) -> None:
-        """Asks something."""
-        with contextlib.suppress(OSError):  # it is dead: `receive` says so
+    def send(self, command: str, arguments: dict[str, Any], silence: float) -> None:
+        """Asks something; `silence` is the longest (seconds) that a part of the question or the answer may take."""
+        self._asked, self._silence = command, silence
+        whole = int(silence)
+        limit = struct.pack("@ll", whole, int((silence - whole) * 1e6))
+        with socket.socket(fileno=os.dup(self._pipe.fileno())) as same:
+            same.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
+            same.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
+        with contextlib.suppress(OSError):  # it is dead, or does not listen: `receive` or the silence says so
             self._pipe.send((command, arguments))
 
     def receive(self) -> tuple[str, Any]:
         """The next answer, once one has arrived.
 
         Raises:
-            EngineError: the process has ended, or what was asked failed in it.
+            EngineError: the process has ended, has stopped in the middle of its answer, or what was asked failed in it.
         """
         try:
             kind, content = self._pipe.recv()
+        except BlockingIOError:
+            raise self.hanging() from None
         except (EOFError, OSError):
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(5)
@@ -71,6 +82,13 @@ class WatchedProcess:
         if kind == "failed":
             raise EngineError(f"the sampler process failed: {content}{self._last_words()}")
         return kind, content
+
+    def hanging(self) -> EngineError:
+        """What is said of it when it says nothing."""
+        return EngineError(
+            f"the sampler process has given no sign of life for {self._silence:.0f} s while it was asked to "
+            f"{self._asked}; it is ended. On a slow machine raise sample.engine.silence_limit and start_limit"
+        )
 
     def close(self) -> None:
         """Ends the process and all it has started."""
@@ -108,7 +126,7 @@ def ask(
         EngineError: one has failed, ended or hangs. The processes are then in no known state: close them.
     """
     for process, own in zip(processes, arguments, strict=True):
-        process.send(command, own)
+        process.send(command, own, silence)
     waiting = {process.pipe: i for i, process in enumerate(processes)}
     heard = dict.fromkeys(waiting, time.monotonic())
     done, results = [0] * len(processes), [None] * len(processes)
@@ -116,10 +134,8 @@ def ask(
         soonest = min(heard[pipe] for pipe in waiting) + silence
         ready = wait(list(waiting), max(0.0, soonest - time.monotonic()))
         if not ready:
-            raise EngineError(
-                f"the sampler process has given no sign of life for {silence:.0f} s while it was asked to {command}; "
-                "it is ended. On a slow machine raise sample.engine.silence_limit and start_limit"
-            )
+            slowest = min(waiting, key=heard.__getitem__)
+            raise processes[waiting[slowest]].hanging()
         for pipe in ready:
             i = waiting[pipe]  # type: ignore[index]
             kind, content = processes[i].receive()
@@ -133,9 +149,10 @@ def ask(
     return results
 
 
-def _end(process: subprocess.Popen[bytes], pipe: Connection, lifeline: int) -> None:
+def _end(process: subprocess.Popen[bytes], pipe: Connection, lifeline: int, log: IO[bytes]) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     pipe.close()
     os.close(lifeline)
+    log.close()

@@ -77,7 +77,7 @@ def run(
         if config.fidelity.completions:
             with desk.timed("fidelity"):
                 compare(desk, rollouts, config, engine, job.device)
-        parts.clear()
+    parts.clear()
 
 
 def compare(desk: Workspace, rollouts: pl.DataFrame, config: SampleConfig, engine: Engine, device: str) -> None:

@@ -201,7 +201,16 @@ class VllmSampler:
             step = max(CPU_STEP_TOKENS, context)
             settings |= {"block_size": 32, "enable_chunked_prefill": False, "max_num_batched_tokens": step}
         self._processes = [WatchedProcess(WORKER, self._environment(i)) for i in range(config.engines)]
-        about = self._ask("start", {"folder": str(folder), "settings": settings}, config.start_limit)[0]
+        try:
+            about = self._ask("start", {"folder": str(folder), "settings": settings}, config.start_limit)[0]
+        except EngineError as error:
+            if "memory" not in str(error).lower():
+                raise
+            raise EngineError(
+                f"the engine lacks memory: sample.engine.cache_gib is {config.cache_gib}, sample.engine.gpu_memory "
+                f"{config.gpu_memory}. Change them, or lower sample.max_prompt_tokens or sample.sampling.max_tokens, of "
+                f"which one completion's cache of {context} tokens comes; {error}"
+            ) from error
         if (about["platform"] == "cpu") != cpu:
             raise ConfigError(
                 f"sample.engine: the vLLM that is installed is built for {about['platform']}, hardware.device is "
