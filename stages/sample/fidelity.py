@@ -55,7 +55,7 @@ def fidelity(sampler_N: Tensor, trainer_N: Tensor) -> dict[str, float]:
     (Schulman, "Approximating KL divergence", 2020). A token that the trainer's processed distribution leaves out (top-k
     or top-p cut differently by rounding) counts in none of the figures but `left_out`.
     """
-    kept_N = trainer_N.isfinite()
+    kept_N = ~trainer_N.isneginf()
     difference_N = (trainer_N - sampler_N)[kept_N].double()
     if not len(difference_N):
         return {"mean": 0.0, "max": 0.0, "kl": 0.0, "left_out": float(len(kept_N))}

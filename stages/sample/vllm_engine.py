@@ -207,9 +207,9 @@ class VllmSampler:
             if "memory" not in str(error).lower():
                 raise
             raise EngineError(
-                f"the engine lacks memory: sample.engine.cache_gib is {config.cache_gib}, sample.engine.gpu_memory "
-                f"{config.gpu_memory}. Change them, or lower sample.max_prompt_tokens or sample.sampling.max_tokens, of "
-                f"which one completion's cache of {context} tokens comes; {error}"
+                f"the engine lacks memory: sample.engine.cache_gib is {config.cache_gib}, gpu_memory is "
+                f"{config.gpu_memory}. Change these, or lower sample.max_prompt_tokens or sample.sampling.max_tokens: "
+                f"the cache has to hold one completion of {context} tokens at least. {error}"
             ) from error
         if (about["platform"] == "cpu") != cpu:
             raise ConfigError(

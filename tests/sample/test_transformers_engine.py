@@ -7,6 +7,7 @@ from stages.model.load import load_model
 from stages.model.logprobs import collate, token_logprobs
 from stages.sample.config import SamplingConfig
 from stages.sample.transformers_engine import TransformersSampler
+from tests.sample.policies import reported, stirred, trainer_logprobs
 
 PROMPTS = [[5, 6, 7], [8], [9, 10, 11, 12, 13, 14], [8, 9, 10], [20, 21]]
 SEEDS = [[100 * p + i for i in range(4)] for p in range(len(PROMPTS))]
@@ -81,3 +82,63 @@ def test_it_loads_again_only_for_another_digest(engine, tiny_policy):
     engine.load_policy(tiny_policy, "another")
     assert engine.model is not model
     engine.load_policy(tiny_policy, "digest")
+
+
+def test_a_completion_ends_with_the_token_that_completes_a_stop_text(engine):
+    sampling, seeds = SamplingConfig(max_tokens=30), [[*range(200)]]
+    [free] = engine.generate(PROMPTS[:1], seeds, sampling, frozenset({1}))
+    stops = ("a", "+7", "zz")
+    [ended] = engine.generate(PROMPTS[:1], seeds, sampling.model_copy(update={"stop": stops}), frozenset({1}))
+    counted = dict.fromkeys(stops, 0)
+    for one, other in zip(free, ended, strict=True):
+        texts = [engine.tokenizer.decode(one.tokens[: n + 1], skip_special_tokens=True) for n in range(len(one.tokens))]
+        at = next((n for n, text in enumerate(texts) if any(stop in text for stop in stops)), None)
+        length = len(one.tokens) if at is None else at + 1
+        assert other.tokens == one.tokens[:length]
+        assert other.logprobs == pytest.approx(one.logprobs[:length], abs=1e-5)
+        assert other.finish_reason == (one.finish_reason if at is None else "stop")
+        for stop in stops:
+            counted[stop] += at is not None and stop in texts[at]
+    assert counted["a"] > 20
+    assert counted["+7"] > 0
+
+
+def test_a_stop_text_in_the_prompt_ends_nothing(engine):
+    tokens = engine.tokenizer("a+7")["input_ids"]
+    sampling = SamplingConfig(max_tokens=5)
+    free = engine.generate([tokens], [[1, 2, 3]], sampling, frozenset({1}))
+    assert (
+        engine.generate([tokens], [[1, 2, 3]], sampling.model_copy(update={"stop": ("a+7",)}), frozenset({1})) == free
+    )
+    # nor does one of which the prompt holds the beginning
+    follows = engine.tokenizer.decode(free[0][0].tokens[:1])
+    stop = sampling.model_copy(update={"stop": ("7" + follows,)})
+    assert engine.generate([tokens], [[1]], stop, frozenset({1}))[0][0].tokens == free[0][0].tokens
+
+
+def test_raw_log_probabilities_are_the_models_own_and_change_no_token(tiny_policy, tmp_path):
+    policy = stirred(tiny_policy, tmp_path / "policy", seed=2)
+    sampler = TransformersSampler(batch_size=64, device="cpu")
+    sampler.load_policy(policy, "digest")
+    cut = SamplingConfig(max_tokens=20, temperature=0.6, top_k=7, top_p=0.9)
+    processed = sampler.generate(PROMPTS, SEEDS, cut, STOP)
+    raw = sampler.generate(PROMPTS, SEEDS, cut.model_copy(update={"logprobs": "raw"}), STOP)
+    assert [[c.tokens for c in group] for group in raw] == [[c.tokens for c in group] for group in processed]
+    assert (reported(raw) - trainer_logprobs(policy, PROMPTS, raw)).abs().max() < 1e-4
+    assert (reported(processed) - trainer_logprobs(policy, PROMPTS, raw, cut)).abs().max() < 1e-4
+    assert (reported(processed) - reported(raw)).abs().max() > 0.1
+
+
+def test_the_vocabulary_and_the_context_are_the_models(engine, tiny_policy):
+    config = load_model(tiny_policy, "cpu").config
+    assert (engine.vocabulary, engine.context_length) == (config.vocab_size, 64) == (98, 64)
+
+
+def test_the_trainers_model_is_the_one_that_draws_until_it_is_closed(tiny_policy):
+    sampler = TransformersSampler(batch_size=64, device="cpu")
+    sampler.load_policy(tiny_policy, "digest")
+    assert sampler.trainer_model() is sampler.model
+    assert sampler.rest() == {}
+    sampler.close()
+    with pytest.raises(AssertionError, match="load_policy comes first"):
+        sampler.generate(PROMPTS, SEEDS, SamplingConfig(max_tokens=2), STOP)
