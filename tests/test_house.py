@@ -105,6 +105,16 @@ def test_the_law_of_imports_sees_what_breaks_it() -> None:
     assert told("stages/sample/draw.py", "from stagesets import score") == 0
 
 
+def test_heavy_libraries_are_imported_where_they_are_at_home() -> None:
+    homes = {"vllm": {"stages/sample/vllm_worker.py"}, "peft": {"stages/model/adapter.py"}}
+    modules = sources("flows") | sources("stages")
+    for library, home in homes.items():
+        importing = {
+            path for path, tree in modules.items() if library in {name.split(".")[0] for name in imported(tree)}
+        }
+        assert importing == home, library
+
+
 def test_prefect_tasks_are_made_in_one_file() -> None:
     modules = sources("flows") | sources("stages")
     assert [path for path, tree in modules.items() if "task" in decorators(tree)] == ["flows/tasks.py"]

@@ -14,6 +14,7 @@ from stages.advantage.methods import Estimate, current, estimate, group_view
 from stages.advantage.ragged import to_lists
 from stages.contract import tables
 from stages.contract.columns import ADVANTAGE_STATE, ADVANTAGES, KEY, ROLLOUTS, SCORES
+from stages.contract.config import deciding
 from stages.contract.workspace import Job, Workspace, open_stage
 
 STATE = "state.parquet"
@@ -21,7 +22,7 @@ STATE = "state.parquet"
 
 def run(job: Job, config: AdvantageConfig) -> None:
     """Gives each completion of iteration k its advantages."""
-    with open_stage(job, "advantage", "advantage", config.model_dump(mode="json")) as desk:
+    with open_stage(job, "advantage", "advantage", deciding(config)) as desk:
         rollouts = desk.read(job.paths.stage(job.iteration, "sample") / "rollouts.parquet", ROLLOUTS)
         scores = desk.read(job.paths.stage(job.iteration, "score") / "scores.parquet", SCORES)
         table, result = advantage_rows(

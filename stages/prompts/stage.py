@@ -10,6 +10,7 @@ from blake3 import blake3
 
 from stages.contract import tables
 from stages.contract.columns import PROMPTS
+from stages.contract.config import deciding
 from stages.contract.errors import DataError
 from stages.contract.workspace import Job, open_stage
 from stages.prompts.config import FileSource, HuggingFaceSource, PromptsConfig
@@ -19,7 +20,7 @@ from stages.prompts.split import split
 
 def run(job: Job, config: PromptsConfig) -> None:
     """Writes the run's prompts, split into training and held-out ones that have no prompt in common."""
-    with open_stage(job, "prompts", "prompts", config.model_dump(mode="json")) as desk:
+    with open_stage(job, "prompts", "prompts", deciding(config)) as desk:
         for source in (config.source, config.heldout_source):
             if isinstance(source, FileSource) and source.path.is_file():
                 desk.take(source.path)

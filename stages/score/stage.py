@@ -9,6 +9,7 @@ import polars as pl
 
 from stages.contract import tables
 from stages.contract.columns import ROLLOUTS, SCORES
+from stages.contract.config import deciding
 from stages.contract.metrics import mean
 from stages.contract.paths import RunPaths
 from stages.contract.workspace import Job, Workspace, open_stage
@@ -32,7 +33,7 @@ from stages.score.steps import Decode, placed
 
 def run(job: Job, config: ScoreConfig, critic: CriticStart | None = None) -> None:
     """Judges the rollouts of iteration k; where there is a critic, `critic` says what it was at first."""
-    section = config.model_dump(mode="json") | ({"critic": critic.model_dump(mode="json")} if critic else {})
+    section = deciding(config) | ({"critic": deciding(critic)} if critic else {})
     with open_stage(job, "score", "score", section) as desk:
         rollouts = desk.read(job.paths.stage(job.iteration, "sample") / "rollouts.parquet", ROLLOUTS)
         with desk.timed("rewards"):

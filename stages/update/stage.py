@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 
 from stages.contract import tables
 from stages.contract.columns import ADVANTAGES, ROLLOUTS, SCORES, STEPS
+from stages.contract.config import deciding
 from stages.contract.errors import ConfigError
 from stages.contract.metrics import Meter
 from stages.contract.seeds import derive
@@ -38,7 +39,7 @@ def run(job: Job, config: UpdateConfig, critic: CriticConfig | None = None) -> N
     With nothing to train on, policy k is policy k-1.
     """
     k, paths = job.iteration, job.paths
-    section = config.model_dump(mode="json") | ({"critic": critic.model_dump(mode="json")} if critic else {})
+    section = deciding(config) | ({"critic": deciding(critic)} if critic else {})
     with open_stage(job, "update", "update", section) as desk:
         rollouts = desk.read(paths.stage(k, "sample") / "rollouts.parquet", ROLLOUTS)
         scores = desk.read(paths.stage(k, "score") / "scores.parquet", SCORES)

@@ -7,6 +7,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from stages.contract import tables
 from stages.contract.columns import DEMONSTRATIONS, PROMPTS, SUPERVISED_STEPS
+from stages.contract.config import deciding
 from stages.contract.errors import ConfigError, DataError
 from stages.contract.seeds import derive
 from stages.contract.workspace import Job, Workspace, open_stage
@@ -29,7 +30,7 @@ from stages.warmstart.tune import tune
 
 def run(job: Job, config: WarmstartConfig) -> None:
     """Writes the starting policy."""
-    with open_stage(job, "warmstart", "update", config.model_dump(mode="json")) as desk:
+    with open_stage(job, "warmstart", "update", deciding(config)) as desk:
         parent = config.model.path if isinstance(config.model, FolderModel) else None
         with desk.timed("load"):
             model, tokenizer = _model(desk, config, job.seed, job.device)
