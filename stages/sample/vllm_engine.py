@@ -128,6 +128,7 @@ class VllmSampler:
             "top_k": sampling.top_k or -1,
             "max_tokens": sampling.max_tokens,
             "stop_token_ids": sorted(stop),
+            "ignore_eos": True,  # the end token is among `stop`, or is not meant to end anything
             "stop": list(sampling.stop),
             "include_stop_str_in_output": True,
             "detokenize": bool(sampling.stop),

@@ -210,10 +210,10 @@ def test_frequencies_of_a_first_token_follow_the_distribution(engine, policies, 
         logits = load_model(policies[2], "cpu")(torch.tensor([prompt])).logits[0, -1:]
     share = distribution(logits, sampling)[0].exp().double().numpy()
     counted = np.bincount([c.tokens[0] for c in group], minlength=len(share)) / draws
-    error = np.sqrt(share * (1 - share) / draws)
+    limit = 4.5 * np.sqrt(share * (1 - share) / draws) + 1 / draws
     assert counted[share == 0].sum() == 0
-    assert (np.abs(counted - share) <= 4.5 * error + 1 / draws).all()
-    assert np.abs(counted - 1 / len(share)).max() > 0.05  # it is far from uniform
+    assert (np.abs(counted - share) <= limit).all()
+    assert (np.abs(1 / len(share) - share) > limit).sum() > 10  # equal shares would not pass
 
 
 # Where a completion ends
@@ -534,7 +534,7 @@ def test_a_policy_of_another_shape_gets_a_new_process(engine, tied_policies, lon
 def test_a_groups_prompt_is_computed_once_and_nothing_of_it_survives_a_change_of_weights(engine, long_policy, tmp_path):
     load(engine, long_policy)
     engine.rest()
-    prompt = [5 + i % 60 for i in range(70)]  # two blocks of 32 that can be shared, and a rest that cannot
+    prompt = [90 - i % 60 for i in range(70)]  # two blocks of 32 that can be shared, and a rest that cannot
     seeds = [[*range(8)]]
     before = engine.generate([prompt], seeds, SAMPLING, STOP)
     assert engine.rest()["prefix_cache_tokens"] == 7 * 64
