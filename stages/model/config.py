@@ -68,12 +68,10 @@ CriticStart = Annotated[PolicyStart | FolderStart, Field(discriminator="type")]
 
 
 class CriticConfig(Config):
-    """The critic of `advantage.type: gae`; it is trained on the same batches as the policy."""
+    """The critic of `advantage.type: gae`; it is trained on the same rows and in the same steps as the policy."""
 
     start: CriticStart = PolicyStart()
     """What it is at first."""
-    passes: int = Field(default=1, gt=0)
-    """Steps that it takes on each batch that the policy takes one on; values are often slower to learn."""
     clip: float | None = Field(default=None, gt=0)
     """Change of a value, in units of the reward, beyond which its loss is clipped; null does not clip."""
     optimizer: OptimizerConfig = OptimizerConfig(learning_rate=1e-5)

@@ -20,7 +20,7 @@ from stages.model.optim import Optimizer
 from stages.update.batch import TrainingRow, collate_rows, kept_tokens, optimizer_batches
 from stages.update.config import UpdateConfig
 from stages.update.objective import LossInputs, derived, loss_of
-from stages.update.value import Trainee, train_values
+from stages.update.value import Trainee, accumulate_values
 
 
 @torch.no_grad()
@@ -59,7 +59,7 @@ def train(
         device: where the model is.
         progress: told of each step.
         factor: of the policy loss (GPG).
-        critic: trained on the same batches; None without one.
+        critic: trained in the same steps; None without one.
 
     Raises:
         DivergenceError: a loss or gradient is not finite.
@@ -69,13 +69,17 @@ def train(
         meter = Meter()
         chosen = [rows[i] for i in numbers]
         accumulate(model, chosen, config, device, meter, factor)
-        trained: dict[str, float] = {}
         if critic is not None:
-            trained = train_values(critic, chosen, config.micro_batch_tokens, device, meter)
+            accumulate_values(critic, chosen, config.micro_batch_tokens, device, meter)
         figures = derived(meter.result())
-        if not math.isfinite(figures["loss"]):
-            raise DivergenceError(f"optimizer step {optimizer.steps + 1}: the loss is {figures['loss']}")
-        figures |= optimizer.step() | trained
+        for name in ("loss", "value_loss"):
+            if not math.isfinite(figures.get(name, 0.0)):
+                raise DivergenceError(
+                    f"optimizer step {optimizer.steps + 1}: the {name.replace('_', ' ')} is {figures[name]}"
+                )
+        figures |= optimizer.step()
+        if critic is not None:
+            figures |= {f"critic_{name}": value for name, value in critic.optimizer.step().items()}
         figures |= {
             "step": optimizer.steps,
             "epoch": epoch,

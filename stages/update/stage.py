@@ -124,9 +124,7 @@ def _optimizer(job: Job, desk: Workspace, model: PreTrainedModel, config: Optimi
 
 def _trainee(job: Job, desk: Workspace, config: CriticConfig) -> Trainee:
     critic = former_critic(desk, job.iteration, config.start, job.device)
-    return Trainee(
-        critic, _optimizer(job, desk, critic, config.optimizer, CRITIC_OPTIMIZER), config.clip, config.passes
-    )
+    return Trainee(critic, _optimizer(job, desk, critic, config.optimizer, CRITIC_OPTIMIZER), config.clip)
 
 
 def _current(job: Job, desk: Workspace, config: KlConfig) -> KlConfig:

@@ -3,7 +3,6 @@
 Dimensions: N completion tokens of a micro-batch.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,7 +10,6 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from stages.contract.errors import DivergenceError
 from stages.contract.metrics import Meter
 from stages.model.batch import micro_batches
 from stages.model.critic import token_values
@@ -27,7 +25,6 @@ class Trainee:
     model: PreTrainedModel
     optimizer: Optimizer
     clip: float | None
-    passes: int = 1
 
 
 def accumulate_values(
@@ -44,27 +41,6 @@ def accumulate_values(
         _record(values_N.detach(), returns_N, old_N, trainee.clip, meter)
         meter.sum("value_loss", float(loss.detach()))
         torch.autograd.backward(loss)
-
-
-def train_values(
-    trainee: Trainee, rows: Sequence[TrainingRow], micro_batch_tokens: int, device: str, meter: Meter
-) -> dict[str, float]:
-    """Takes the critic's steps on one optimizer batch; the meter gets the figures before the first of them.
-
-    Returns the gradient norm and learning rate of the first step, named as the critic's.
-
-    Raises:
-        DivergenceError: a loss or gradient is not finite; the step was not taken.
-    """
-    first: dict[str, float] = {}
-    for number in range(trainee.passes):
-        figures = meter if number == 0 else Meter()
-        accumulate_values(trainee, rows, micro_batch_tokens, device, figures)
-        if not math.isfinite(loss := figures.result()["value_loss"]):
-            raise DivergenceError(f"optimizer step {trainee.optimizer.steps + 1} of the critic: the loss is {loss}")
-        step = trainee.optimizer.step()
-        first = first or {f"critic_{name}": value for name, value in step.items()}
-    return first
 
 
 def _record(values_N: Tensor, returns_N: Tensor, old_N: Tensor, clip: float | None, meter: Meter) -> None:
