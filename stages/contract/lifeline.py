@@ -11,6 +11,11 @@ def end_with(lifeline: int) -> None:
 
     def watch() -> None:
         os.read(lifeline, 1)
-        os.killpg(0, signal.SIGKILL)
+        end_group()
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+def end_group() -> None:
+    """Ends this process and all it has started."""
+    os.killpg(0, signal.SIGKILL)

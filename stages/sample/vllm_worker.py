@@ -4,6 +4,7 @@ Started as `python -m stages.sample.vllm_worker SOCKET LIFELINE`. Requests are (
 any number of ("beat", completions done), then ("done", result) or ("failed", message).
 """
 
+import contextlib
 import sys
 from collections.abc import Callable
 from multiprocessing.connection import Connection
@@ -11,7 +12,7 @@ from typing import Any
 
 import torch
 
-from stages.contract.lifeline import end_with
+from stages.contract.lifeline import end_group, end_with
 
 EXTENSION = "stages.sample.vllm_worker.Reloading"
 
@@ -141,24 +142,24 @@ def _completion(output: Any) -> tuple[list[int], list[float], str]:
 
 
 def _serve(pipe: Connection) -> None:
+    """Answers until the parent is gone."""
     sampler = Sampler(lambda done: pipe.send(("beat", done)))
     commands: dict[str, Callable[..., Any]] = {
         name: getattr(sampler, name) for name in ("start", "load", "sleep", "probe", "generate")
     }
-    while True:
-        try:
+    with contextlib.suppress(EOFError, OSError):
+        while True:
             command, arguments = pipe.recv()
-        except EOFError:
-            return
-        try:
-            pipe.send(("done", commands[command](**arguments)))
-        except Exception as error:  # whatever it is, the parent is told, and throws this process away
-            import traceback
+            try:
+                pipe.send(("done", commands[command](**arguments)))
+            except Exception as error:  # whatever it is, the parent is told, and throws this process away
+                import traceback
 
-            traceback.print_exc()
-            pipe.send(("failed", f"{type(error).__name__}: {error}"))
+                traceback.print_exc()
+                pipe.send(("failed", f"{type(error).__name__}: {error}"))
 
 
 if __name__ == "__main__":
     end_with(int(sys.argv[2]))
     _serve(Connection(int(sys.argv[1])))
+    end_group()  # an exit would end this process alone, and might come before the lifeline was seen to be cut

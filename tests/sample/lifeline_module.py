@@ -3,9 +3,10 @@
 import sys
 from multiprocessing.connection import Connection
 
-from stages.sample.vllm_worker import _die_with_parent
+from stages.contract.lifeline import end_group, end_with
 from tests.sample.process_modules import serve
 
 if __name__ == "__main__":
-    _die_with_parent(int(sys.argv[2]))
+    end_with(int(sys.argv[2]))
     serve(Connection(int(sys.argv[1])))
+    end_group()

@@ -178,4 +178,7 @@ def test_it_ends_with_its_parent_however_that_ends(ending):
         if "sleep" in ending:
             assert all(lives(pid) for pid in pids)
             parent.send_signal(signal.SIGKILL)
-    assert all(gone(pid) for pid in pids)
+    left = [pid for pid in pids if not gone(pid)]
+    for pid in left:
+        os.kill(pid, signal.SIGKILL)
+    assert left == []

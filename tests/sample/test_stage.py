@@ -7,7 +7,6 @@ import pytest
 
 from stages.contract import tables
 from stages.contract.columns import PROMPTS
-from stages.contract.config import deciding
 from stages.contract.errors import EngineError
 from stages.contract.manifest import read_manifest
 from stages.contract.paths import RunPaths
@@ -44,7 +43,7 @@ def started(tmp_path, tiny_policy):
 def draw(paths, **changes):
     """Runs the stage; its table and manifest."""
     config = SampleConfig.model_validate(SETTINGS | changes)
-    run(Job(paths, 1, seed=1), config, deciding(config), TransformersSampler(64, "cpu"))
+    run(Job(paths, 1, seed=1), config, TransformersSampler(64, "cpu"))
     folder = paths.stage(1, "sample")
     return (folder / "rollouts.parquet").read_bytes(), read_manifest(folder)
 

@@ -220,4 +220,4 @@ def test_a_model_without_chat_template_is_not_asked_to_chat(tmp_path, tiny_polic
     warmstart.run(Job(paths, 0, seed=1), WarmstartConfig(model={"type": "folder", "path": tiny_policy}))
     config = SampleConfig(prompts=1)
     with pytest.raises(ConfigError, match="no chat template; use text"):
-        sample.run(Job(paths, 1, seed=1), config, deciding(config), TransformersSampler(64, "cpu"))
+        sample.run(Job(paths, 1, seed=1), config, TransformersSampler(64, "cpu"))
