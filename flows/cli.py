@@ -207,6 +207,7 @@ def serve_policy(
 
     paths, _ = open_run(artifacts, run)
     k, _ = proved_policy(paths, iteration)
+    proved_policy(paths, 0)  # the base of an adapter
     folder = paths.policy(k)
     import torch
 

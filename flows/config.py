@@ -114,6 +114,14 @@ class RunConfig(Config):
             raise ValueError(
                 "update.old_logprobs: sampler needs sample.sampling.logprobs: processed, or a temperature of 1"
             )
+        raw, cut = sampling.logprobs == "raw" and sampling.temperature != 1, sampling.top_p < 1 or sampling.top_k > 0
+        weighs, penalises = self.update.mismatch is not None, kl_of(self.advantage).coefficient > 0
+        if (raw or cut) and (weighs or penalises):
+            name = "update.mismatch" if weighs else "advantage.kl.coefficient"
+            raise ValueError(
+                f"{name} compares the sampler's log-probabilities with the trainer's, which know no top_p or top_k: it "
+                "needs top_p 1, top_k 0, and logprobs: processed or a temperature of 1 in sample.sampling"
+            )
         return self
 
     @model_validator(mode="after")
@@ -193,9 +201,12 @@ def parse_overrides(settings: list[str]) -> dict[str, Any]:
 
 
 def apply_overrides(data: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy of the configuration with dotted names set; numbers in a name count the entries of a list."""
+    """A copy of the configuration with dotted names set; numbers in a name count the entries of a list.
+
+    Another `type` takes the place of all that was said for the former one; it is set before other names.
+    """
     out: Any = _copy(data)
-    for name, value in overrides.items():
+    for name, value in sorted(overrides.items(), key=lambda entry: not entry[0].endswith(".type")):
         *path, last = name.split(".")
         at = out
         for key in path:
@@ -206,6 +217,8 @@ def apply_overrides(data: Mapping[str, Any], overrides: Mapping[str, Any]) -> di
             _child(at, last, name)
             at[int(last)] = value
         elif isinstance(at, dict):
+            if last == "type" and at.get("type") not in (None, value):
+                at.clear()
             at[last] = value
         else:
             raise ConfigError(f"{name}: {'.'.join(path)} is {at!r}, which has no parts")
@@ -276,7 +289,7 @@ def check_outside(config: RunConfig) -> None:
         named["critic.start.path"] = config.critic.start.path
     for name, path in named.items():
         if not path.exists():
-            made = f"; `grpo model {path.name}` makes it" if path.parent.name == MODELS else ""
+            made = f"; `grpo model {path.name} --to {path}` makes it" if path.parent.name == MODELS else ""
             raise ConfigError(f"{name}: nothing at {path}; paths count from the working directory {Path.cwd()}{made}")
     if any(isinstance(reward, ReasoningGymReward) for reward in config.score.rewards):
         from stages.score.rewards.reasoning_gym import check_family

@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 
 from stages.contract.lifeline import end_with
-from stages.model.adapter import base_of, rank_of, vllm_rank
+from stages.contract.policy import base_of
+from stages.model.adapter import rank_of, vllm_rank
 
 MODULE = "vllm.entrypoints.openai.api_server"
 

@@ -15,6 +15,7 @@ from stages.advantage.ragged import to_lists
 from stages.contract import tables
 from stages.contract.columns import ADVANTAGE_STATE, ADVANTAGES, KEY, ROLLOUTS, SCORES
 from stages.contract.config import deciding
+from stages.contract.policy import cite_policy
 from stages.contract.workspace import Job, Workspace, open_stage
 
 STATE = "state.parquet"
@@ -104,4 +105,4 @@ def _policies(job: Job, desk: Workspace, max_age: int | None) -> set[str] | None
     if max_age is None:
         return None
     newest = job.iteration - 1
-    return {desk.cite_folder(job.paths.policy(j)) for j in range(max(0, newest - max_age), newest + 1)}
+    return {cite_policy(desk, job.paths.policy(j)) for j in range(max(0, newest - max_age), newest + 1)}

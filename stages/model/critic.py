@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import AutoModelForTokenClassification, PreTrainedModel
 
 from stages.contract.errors import ModelError
+from stages.contract.policy import base_of
 from stages.contract.workspace import Workspace
 from stages.model.config import CriticStart, FolderStart
 from stages.model.load import load_model
@@ -48,10 +49,9 @@ def starting_critic(folder: Path, device: str) -> PreTrainedModel:
     Raises:
         ModelError: the model cannot be loaded, or transformers has no token classifier with its body.
     """
-    names = (
-        json.loads((folder / "config.json").read_text())["architectures"] if (folder / "config.json").exists() else []
-    )
-    if any("TokenClassification" in name for name in names or []):
+    if base_of(folder) is not None:
+        raise ModelError(f"{folder}: an adapter cannot be made a critic; merge it with its base model first")
+    if _classifies_tokens(folder):
         return load_critic(folder, device)
     policy = load_model(folder, "cpu")
     config = copy.deepcopy(policy.config)
@@ -68,6 +68,14 @@ def starting_critic(folder: Path, device: str) -> PreTrainedModel:
                 parameter.zero_()
     placed: Any = critic
     return placed.to(device).eval()  # type: ignore[no-any-return]
+
+
+def _classifies_tokens(folder: Path) -> bool:
+    try:
+        names = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("architectures") or []
+    except (OSError, ValueError, AttributeError):
+        return False  # what is wrong with it is said where the model is loaded
+    return any("TokenClassification" in str(name) for name in names)
 
 
 def save_critic(critic: PreTrainedModel, folder: Path) -> None:

@@ -10,7 +10,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from transformers.utils import logging
 
 from stages.contract.errors import ModelError
-from stages.model.adapter import base_of, is_adapted, load_adapter, save_adapter
+from stages.contract.policy import base_of
+from stages.model.adapter import is_adapted, load_adapter, save_adapter
 
 logging.set_verbosity_error()
 logging.disable_progress_bar()

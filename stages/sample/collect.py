@@ -12,9 +12,9 @@ from stages.contract import tables
 from stages.contract.columns import ROLLOUTS
 from stages.contract.config import deciding
 from stages.contract.errors import ConfigError, DataError, ModelError
-from stages.contract.manifest import package_versions
+from stages.contract.manifest import code_version, package_versions
+from stages.contract.policy import take_policy
 from stages.contract.workspace import Progress, Workspace
-from stages.model.adapter import take_policy
 from stages.model.load import load_tokenizer
 from stages.model.render import encode, render
 from stages.sample.config import SampleConfig
@@ -102,6 +102,7 @@ def collect(
                 "sample": deciding(config),
                 "stop": sorted(stop),
                 "packages": package_versions(),
+                "code": code_version(),
             }
             rollouts = _in_shards(desk, asked, config.shards, draw, parts, decided)
     return rollouts
@@ -154,7 +155,7 @@ def _in_shards(
     frames, kept = [], 0
     for rows in ranges(len(asked.tokens), shards):
         part = asked.part(rows)
-        names = {"ids": part.prompts["prompt_id"].to_list(), "tokens": part.tokens, "seeds": part.seeds}
+        names = {"prompts": part.prompts.to_dicts(), "tokens": part.tokens, "seeds": part.seeds}
         frame = parts.load(decided | names)
         kept += frame is not None
         if frame is None:

@@ -20,8 +20,8 @@ class VllmEngine(Config):
 
     type: Literal["vllm"] = "vllm"
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Precision of the engine. float32 is as exact as the trainer; the others are faster on a GPU and need
-    `update.old_logprobs: recompute` or a correction of the mismatch."""
+    """Precision of the engine. float32 is as exact as the trainer; the others are faster on a GPU and some tenths of a
+    nat off on a token: let the update recompute (`old_logprobs`) and correct (`mismatch`)."""
     engines: int = operational(1, gt=0)
     """Engines that share the prompts: one for each GPU, or for each group of `tensor_parallel` GPUs."""
     tensor_parallel: int = Field(default=1, gt=0)
@@ -66,7 +66,8 @@ class SamplingConfig(Config):
     """Texts that end a completion; its tokens, up to the one that completes the text, stay part of it."""
     logprobs: Literal["processed", "raw"] = "processed"
     """Which log-probabilities are reported: of the distribution that was sampled from (temperature, top-k and top-p
-    applied), or the model's own."""
+    applied), or the model's own. With `raw` at a temperature other than 1, and with top-k or top-p, the update's
+    figures of the mismatch compare two distributions."""
 
 
 class FidelityConfig(Config):
@@ -97,6 +98,7 @@ class SampleConfig(Config):
     engine: Engine = TransformersEngine()
     """What draws."""
     shards: int = operational(1, gt=0)
-    """Parts that are drawn and kept one by one, so that a kill loses one of them; changes nothing in the table."""
+    """Parts that are drawn and kept one by one, so that a kill loses one of them. The table is the same whatever it is;
+    where an engine's rounding depends on the batch, the same but for rounding."""
     fidelity: FidelityConfig = FidelityConfig()
     """Comparing the sampler with the trainer."""

@@ -53,15 +53,19 @@ def fidelity(sampler_N: Tensor, trainer_N: Tensor) -> dict[str, float]:
 
     The divergence is estimated from the tokens that the sampler drew, by k3 = exp(d) - 1 - d of d = trainer - sampler
     (Schulman, "Approximating KL divergence", 2020). A token that the trainer's processed distribution leaves out (top-k
-    or top-p cut differently by rounding) counts in none of the figures but `left_out`.
+    or top-p cut differently by rounding) counts in none of the figures but `left_out`; where these are more than a
+    tenth, rounding cannot be why, and the other figures are infinite.
     """
     kept_N = ~trainer_N.isneginf()
     difference_N = (trainer_N - sampler_N)[kept_N].double()
+    left_out = float((~kept_N).sum())
+    if left_out * 10 > len(kept_N):
+        return {"mean": torch.inf, "max": torch.inf, "kl": torch.inf, "left_out": left_out}
     if not len(difference_N):
-        return {"mean": 0.0, "max": 0.0, "kl": 0.0, "left_out": float(len(kept_N))}
+        return {"mean": 0.0, "max": 0.0, "kl": 0.0, "left_out": 0.0}
     return {
         "mean": float(difference_N.abs().mean()),
         "max": float(difference_N.abs().max()),
         "kl": float((difference_N.expm1() - difference_N).mean()),
-        "left_out": float((~kept_N).sum()),
+        "left_out": left_out,
     }

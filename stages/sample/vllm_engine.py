@@ -3,6 +3,8 @@
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +16,9 @@ from transformers import PreTrainedModel
 from stages.contract.config import config_digest
 from stages.contract.digest import file_digest
 from stages.contract.errors import ConfigError, EngineError
+from stages.contract.policy import base_of
 from stages.contract.workspace import Progress, no_progress
-from stages.model.adapter import base_of, vllm_rank
+from stages.model.adapter import vllm_rank
 from stages.model.load import context_length, load_model, vocabulary
 from stages.sample.config import SampleConfig, SamplingConfig, VllmEngine
 from stages.sample.engine import Completion
@@ -28,6 +31,8 @@ TOLERANCE = {"float32": 1e-3, "bfloat16": 0.5, "float16": 0.5}
 """Nats by which a token's log-probability may differ from the trainer's after a change of weights."""
 CPU_STEP_TOKENS = 4096
 """Tokens that a step of the engine computes at most on a CPU, unless one prompt is longer."""
+LACKS_MEMORY = ("KV cache", "out of memory", "Available memory", "No available memory", "Free memory on device")
+"""What vLLM and torch say where memory is short."""
 CPU_CACHE = 1.0
 """GiB of key-value cache on a CPU where the configuration names none."""
 
@@ -55,7 +60,8 @@ class VllmSampler:
         self._digest: str | None = None
         self._folder: Path | None = None
         self._trainer: PreTrainedModel | None = None
-        self._expected: np.ndarray | None = None
+        self._probes: list[Probe] = []
+        """One of each process, of the policy that is loaded."""
         self._about: dict[str, Any] = {}
         self._cached_tokens = 0
         self._changes = 0
@@ -91,7 +97,7 @@ class VllmSampler:
         facts = {"vocabulary": vocabulary(model)}
         context = min(self._wanted_context, context_length(model))
         tokens = probe_tokens(facts["vocabulary"], context)
-        expected, before = model_logprobs(model, [tokens[:1]], [tokens[1:]], self._device)[0].numpy(), self._expected
+        expected, before = model_logprobs(model, [tokens[:1]], [tokens[1:]], self._device)[0].numpy(), self._probes
         del model
         self._free_gpu()
         tolerance = self._config.probe_tolerance or TOLERANCE[self._config.dtype]
@@ -101,15 +107,17 @@ class VllmSampler:
             if (shape := _shape(whole)) != self._shape:
                 self.close()
                 self._start(whole, context)
-                self._shape, before = shape, None
-            if before is not None or adapter:
+                self._shape, before = shape, []
+            if before or adapter:
                 self._changes += 1
                 change = {"folder": str(whole), "adapter": adapter, "adapter_number": self._changes}
                 self._ask("load", change, self._config.start_limit)
-            for drawn in self._ask("probe", {"tokens": tokens}, self._config.silence_limit):
-                check_probe(np.array(drawn), expected, before, tolerance)
+            said = self._ask("probe", {"tokens": tokens}, self._config.silence_limit)
+            probes = [Probe(expected, np.array(drawn)) for drawn in said]
+            for probe, former in zip_longest(probes, before):
+                check_probe(probe, former, tolerance)
         self._about |= facts
-        self._expected, self._digest = expected, digest
+        self._probes, self._digest = probes, digest
 
     def generate(
         self,
@@ -201,11 +209,17 @@ class VllmSampler:
             # A prompt in pieces makes vLLM turn a seeded generator back, which only CUDA's can: so none is cut.
             step = max(CPU_STEP_TOKENS, context)
             settings |= {"block_size": 32, "enable_chunked_prefill": False, "max_num_batched_tokens": step}
+        gpus = config.engines * config.tensor_parallel
+        if not cpu and gpus > torch.cuda.device_count():
+            raise ConfigError(
+                f"sample.engine: {config.engines} engines of {config.tensor_parallel} GPUs each need {gpus} GPUs, "
+                f"there are {torch.cuda.device_count()}"
+            )
         self._processes = [WatchedProcess(WORKER, self._environment(i)) for i in range(config.engines)]
         try:
             about = self._ask("start", {"folder": str(folder), "settings": settings}, config.start_limit)[0]
         except EngineError as error:
-            if "memory" not in str(error).lower():
+            if not any(phrase in str(error) for phrase in LACKS_MEMORY):
                 raise
             raise EngineError(
                 f"the engine lacks memory: sample.engine.cache_gib is {config.cache_gib}, gpu_memory is "
@@ -239,7 +253,7 @@ class VllmSampler:
         environment = {
             "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
             "VLLM_NO_USAGE_STATS": "1",
-            "VLLM_LOGGING_LEVEL": "WARNING",
+            "VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "WARNING"),
             "HF_HUB_OFFLINE": "1",
         }
         if self._device == "cpu":
@@ -262,32 +276,42 @@ def probe_tokens(vocabulary: int, context: int) -> list[int]:
     return [int(token) for token in ids]
 
 
-def check_probe(drawn: np.ndarray, expected: np.ndarray, before: np.ndarray | None, tolerance: float) -> None:
+@dataclass(frozen=True)
+class Probe:
+    """Log-probabilities of the fixed text by one policy."""
+
+    expected: np.ndarray
+    """By the trainer."""
+    drawn: np.ndarray
+    """By the engine."""
+
+
+def check_probe(probe: Probe, before: Probe | None, tolerance: float) -> None:
     """Compares an engine's log-probabilities of the probe with those of the trainer's model.
 
     Args:
-        drawn: by the engine.
-        expected: by the trainer, of the policy that should be loaded.
-        before: by the trainer, of the policy that was loaded before; None where there was none.
-        tolerance: nats by which a token may differ. A difference that is smaller, but greater than that to the former
-            policy, shows weights that were kept, if the two policies differ by a tenth of the tolerance at all.
+        probe: of the policy that should be loaded.
+        before: of the policy that was loaded before; None where there was none.
+        tolerance: nats by which a token may differ. Weights that were kept show also below it: the engine says what it
+            said before, though the trainer's policies differ by a tenth of the tolerance at least.
 
     Raises:
         EngineError: it is not the policy that should be loaded.
     """
-    difference = float(np.abs(drawn - expected).max())
+    difference = float(np.abs(probe.drawn - probe.expected).max())
     if not difference <= tolerance:
         raise EngineError(
             f"after the change of weights the engine's log-probabilities differ from the trainer's by up to "
             f"{difference:.3g} nats, {tolerance:.3g} are allowed: it computes another model than the policy's"
         )
-    if before is None or float(np.abs(expected - before).max()) < tolerance / 10:
+    if before is None:
         return
-    old = float(np.abs(drawn - before).max())
-    if old < difference:
+    wanted = float(np.abs(probe.expected - before.expected).max())
+    moved = float(np.abs(probe.drawn - before.drawn).max())
+    if wanted >= tolerance / 10 and moved < wanted / 10:
         raise EngineError(
-            f"after the change of weights the engine is nearer to the former policy ({old:.3g} nats) than to the one "
-            f"that it was given ({difference:.3g} nats): it has kept old weights"
+            f"after the change of weights the trainer's log-probabilities have moved by up to {wanted:.3g} nats, the "
+            f"engine's by {moved:.3g}: it has kept old weights"
         )
 
 

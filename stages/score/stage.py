@@ -39,7 +39,7 @@ def run(job: Job, config: ScoreConfig, critic: CriticStart | None = None) -> Non
         with desk.timed("rewards"):
             scores = score_rows(rollouts, config, _decoder(job, desk, config))
         if config.reference is not None:
-            from stages.model.adapter import take_policy
+            from stages.contract.policy import take_policy
             from stages.score.frozen import reference_logprobs
 
             policy = reference_folder(job.paths, job.iteration, config.reference)

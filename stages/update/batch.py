@@ -107,14 +107,14 @@ def training_rows(
 def group_counts(rollouts: pl.DataFrame, advantages: pl.DataFrame) -> tuple[int, int, int, int]:
     """Counts for `gpg_factor`: rows, those of constant groups, completion tokens, those trained on.
 
-    A constant group shows by the reason that its rows are not trained on for, or by advantages of 0 where they are.
+    A constant group shows by the reason that its rows are not trained on for, or by advantages that are all 0.
     """
     tokens = rollouts.select(*KEY, pl.col("completion_tokens").list.len().cast(pl.Int64).alias("tokens"))
     table = tables.join(tokens, advantages.select(*KEY, "advantages", "train", "reason"), "rollouts and advantages")
     dropped = pl.col("reason") == CONSTANT_GROUP
     table = table.filter(pl.col("train") | dropped)
     nothing = pl.col("advantages").list.eval(pl.element() == 0).list.all()
-    constant = table.filter(dropped | nothing)
+    constant = table.filter(dropped | nothing.all().over("prompt_id"))
     trained = table.filter("train")
     return table.height, constant.height, int(table["tokens"].sum()), int(trained["tokens"].sum())
 

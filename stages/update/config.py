@@ -130,7 +130,7 @@ class AdaptiveKl(Config):
 
     target: float = Field(gt=0)
     """KL aimed at, nats a token: the mean of the column `kl` over an iteration."""
-    gain: float = Field(default=0.1, gt=0, le=5)
+    gain: float = Field(default=0.1, gt=0, lt=5)
     """How fast the coefficient follows, an iteration."""
 
 

@@ -13,10 +13,11 @@ from stages.contract.columns import ADVANTAGES, ROLLOUTS, SCORES, STEPS
 from stages.contract.config import deciding
 from stages.contract.errors import ConfigError
 from stages.contract.metrics import Meter
+from stages.contract.policy import take_policy
 from stages.contract.seeds import derive
 from stages.contract.weights import read_tensors, write_tensors
 from stages.contract.workspace import Job, Workspace, open_stage
-from stages.model.adapter import add_adapter, is_adapted, take_policy
+from stages.model.adapter import add_adapter, check_adapter, is_adapted
 from stages.model.config import CriticConfig, OptimizerConfig
 from stages.model.critic import former_critic, save_critic
 from stages.model.load import load_model, save_policy
@@ -51,7 +52,7 @@ def run(job: Job, config: UpdateConfig, critic: CriticConfig | None = None) -> N
             parent = paths.policy(k - 1)
             desk.notes["parent_digest"] = take_policy(desk, parent)
             model = load_model(parent, job.device)
-            adapt(model, config, derive(job.seed, "lora"))
+            adapt(model, config, k, derive(job.seed, "lora"))
             check_head(model)
             optimizer = _optimizer(job, desk, model, config.optimizer, OPTIMIZER)
             trainee = _trainee(job, desk, critic) if critic else None
@@ -82,16 +83,21 @@ def run(job: Job, config: UpdateConfig, critic: CriticConfig | None = None) -> N
         desk.write("steps.parquet", tables.frame(STEPS, columns), STEPS)
 
 
-def adapt(model: PreTrainedModel, config: UpdateConfig, seed: int) -> None:
-    """Adds the first adapter where one is to be trained.
+def adapt(model: PreTrainedModel, config: UpdateConfig, k: int, seed: int) -> None:
+    """Adds the adapter in iteration 1, where one is to be trained.
 
     Raises:
-        ConfigError: the policy has an adapter already, and the configuration knows of none.
+        ConfigError: the policy has an adapter and the configuration none, or the other way round, or another one.
     """
-    if config.lora is None and is_adapted(model):
-        raise ConfigError("update.lora is null, but the policy is an adapter; `grpo export` merges it with its base")
-    if config.lora is not None and not is_adapted(model):
+    if config.lora is None:
+        if is_adapted(model):
+            raise ConfigError("update.lora is null, but the policy is an adapter; a run keeps to what it began with")
+    elif k == 1:
         add_adapter(model, config.lora, seed)
+    elif is_adapted(model):
+        check_adapter(model, config.lora)
+    else:
+        raise ConfigError(f"update.lora: policy {k - 1} is a whole model; a run trains an adapter from iteration 1 on")
 
 
 def summary(steps: Sequence[dict[str, float]]) -> dict[str, float]:

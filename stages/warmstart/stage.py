@@ -9,9 +9,9 @@ from stages.contract import tables
 from stages.contract.columns import DEMONSTRATIONS, PROMPTS, SUPERVISED_STEPS
 from stages.contract.config import deciding
 from stages.contract.errors import ConfigError, DataError
+from stages.contract.policy import base_of
 from stages.contract.seeds import derive
 from stages.contract.workspace import Job, Workspace, open_stage
-from stages.model.adapter import base_of
 from stages.model.load import context_length, load_model, load_tokenizer, save_policy
 from stages.model.logprobs import check_head
 from stages.model.render import Format, encode, render

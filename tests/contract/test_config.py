@@ -76,6 +76,7 @@ RESULT = {
     "group_size": 2,
     "max_prompt_tokens": 9,
     "sampling": {"stop": ["."]},
+    "rounds": 3,
 }
 """Fields that may."""
 

@@ -152,6 +152,18 @@ def test_a_wrong_field_is_named_with_what_was_seen_and_what_is_wanted(overrides:
         ({"score__reference": "average"}, "score.reference average needs the average that `update.average"),
         ({"prompts__heldout": 0}, "evaluate needs held-out prompts: set prompts.heldout, or evaluate to null"),
         ({"evaluate__success": "maths"}, "evaluate.success is 'maths'; the rewards are named ['math', 'length']"),
+        (
+            {"sample.sampling": {"logprobs": "raw", "temperature": 0.6}, "update.mismatch": {"type": "truncate"}},
+            "update.mismatch compares the sampler's log-probabilities with the trainer's",
+        ),
+        (
+            {
+                "sample.sampling.top_p": 0.9,
+                "advantage": {"type": "reinforce", "kl": {"coefficient": 0.1}},
+                "score.reference": "start",
+            },
+            "advantage.kl.coefficient compares the sampler's log-probabilities with the trainer's",
+        ),
     ],
 )
 def test_fields_that_do_not_fit_together_are_told(overrides: dict[str, Any], told: str) -> None:
@@ -264,6 +276,16 @@ def test_overrides_reach_nested_fields_and_list_entries_and_leave_the_original_a
     assert config.model_dump()["score"]["rewards"][1]["limit"] == 16
     assert SMALL["score"]["rewards"][1] == {"type": "length", "target": 4, "limit": 8, "weight": 0.5}
     assert "update" not in SMALL
+
+
+def test_another_type_takes_the_place_of_what_was_said_for_the_former_one() -> None:
+    resolved = small(update__loss__epsilon_low=0.3).model_dump(mode="json")
+    changed = {"update.loss.epsilon_high": 4.0, "update.loss.type": "cispo", "sample.engine.type": "vllm"}
+    config = make_config(apply_overrides(resolved, changed | {"advantage.type": "rloo"}), "run.yaml")
+    assert (config.update.loss.type, config.sample.engine.type, config.advantage.type) == ("cispo", "vllm", "rloo")
+    assert config.update.loss.epsilon_high == 4.0
+    same = make_config(apply_overrides(resolved, {"update.loss.type": "clipped"}), "run.yaml")
+    assert same.update.loss.epsilon_low == 0.3
 
 
 def test_a_later_override_is_put_on_an_earlier_one() -> None:

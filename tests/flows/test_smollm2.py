@@ -15,7 +15,7 @@ def test_without_the_folder_it_says_which_command_makes_it(tmp_path):
     done = run_grpo(tmp_path, "train", CONFIG)
     assert done.returncode == 2
     assert "warmstart.model.path: nothing at artifacts/.models/smollm2" in done.stderr
-    assert "`grpo model smollm2` makes it" in done.stderr
+    assert "`grpo model smollm2 --to artifacts/.models/smollm2` makes it" in done.stderr
     assert list(tmp_path.glob("artifacts/smollm2*")) == []
 
 

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from stages.contract.errors import ConfigError, ModelError
-from stages.model.adapter import add_adapter, base_of, is_adapted, merge_adapter, rank_of, save_adapter
+from stages.contract.policy import base_of
+from stages.model.adapter import add_adapter, is_adapted, merge_adapter, rank_of, save_adapter
 from stages.model.config import LoraConfig
 from stages.model.load import load_model
 

@@ -46,12 +46,19 @@ def test_tiny_differences_are_not_lost_in_rounding():
 
 
 def test_a_token_that_the_trainers_distribution_leaves_out_is_counted_and_nothing_else():
-    sampler, trainer = torch.tensor([-1.0, -2.0, -3.0]), torch.tensor([-1.5, -math.inf, -3.0])
+    sampler = torch.tensor([-1.0, -2.0, *[-3.0] * 8])
+    trainer = torch.tensor([-1.5, -math.inf, *[-3.0] * 8])
     assert fidelity(sampler, trainer) == pytest.approx(
-        {"mean": 0.25, "max": 0.5, "kl": (math.exp(-0.5) - 0.5) / 2, "left_out": 1.0}
+        {"mean": 0.5 / 9, "max": 0.5, "kl": (math.exp(-0.5) - 0.5) / 9, "left_out": 1.0}
     )
-    none = fidelity(sampler, torch.full((3,), -math.inf))
-    assert none == {"mean": 0.0, "max": 0.0, "kl": 0.0, "left_out": 3.0}
+
+
+def test_more_than_a_tenth_left_out_is_no_rounding():
+    sampler = torch.full((9,), -1.0)
+    for count in (1, 9):
+        trainer = sampler.clone()
+        trainer[:count] = -math.inf
+        assert fidelity(sampler, trainer) == {"mean": math.inf, "max": math.inf, "kl": math.inf, "left_out": count}
 
 
 def test_rows_are_spread_evenly():

@@ -28,7 +28,7 @@ from stages.sample.collect import collect
 from stages.sample.config import SampleConfig, SamplingConfig
 from stages.sample.draw import distribution
 from stages.sample.transformers_engine import TransformersSampler
-from stages.sample.vllm_engine import VllmSampler, check_probe, probe_tokens
+from stages.sample.vllm_engine import Probe, VllmSampler, check_probe, probe_tokens
 from stages.warmstart.new_model import character_tokenizer
 from tests.sample.policies import make_policy, reported, stirred, trainer_logprobs
 
@@ -435,36 +435,38 @@ def test_one_engine_of_two_that_dies_ends_both(pair, policies):
 # The probe
 
 
-def test_the_probe_by_hand():
-    expected, before = np.array([-1.0, -2.0, -3.0]), np.array([-1.5, -2.5, -3.5])
-    check_probe(np.array([-1.0, -2.0, -3.0]), expected, before, 0.01)
-    check_probe(np.array([-1.0, -2.009, -3.0]), expected, before, 0.01)
-    check_probe(np.array([-1.0, -2.009, -3.0]), expected, None, 0.01)
-    with pytest.raises(EngineError, match=r"differ from the trainer's by up to 0\.02 nats, 0\.01 are allowed"):
-        check_probe(np.array([-1.0, -2.02, -3.0]), expected, before, 0.01)
+def probe(expected, drawn):
+    return Probe(np.array(expected), np.array(drawn))
+
+
+def test_the_probe_allows_what_the_tolerance_does():
+    before = probe([-1.5, -2.5], [-1.5, -2.5])
+    for former in (before, None):
+        check_probe(probe([-1.0, -2.0], [-1.0, -2.009]), former, 0.01)
+        with pytest.raises(EngineError, match=r"differ from the trainer's by up to 0\.02 nats, 0\.01 are allowed"):
+            check_probe(probe([-1.0, -2.0], [-1.0, -2.02]), former, 0.01)
 
 
 def test_a_probe_that_is_no_number_does_not_pass():
-    expected = np.array([-1.0, -2.0])
     for wrong in (math.nan, math.inf, -math.inf):
         with pytest.raises(EngineError, match="it computes another model"):
-            check_probe(np.array([-1.0, wrong]), expected, None, 0.5)
+            check_probe(probe([-1.0, -2.0], [-1.0, wrong]), None, 0.5)
     with pytest.raises(EngineError, match="it computes another model"):
-        check_probe(expected, np.array([math.nan, -2.0]), None, 0.5)
+        check_probe(probe([math.nan, -2.0], [-1.0, -2.0]), None, 0.5)
 
 
 def test_old_weights_are_told_also_where_a_coarse_tolerance_would_pass_them():
-    # bfloat16 is allowed 0.5; the policies are 0.1 apart, and the engine is 0.01 from the old one.
-    expected, before = np.array([-1.0, -2.0]), np.array([-1.1, -2.1])
-    with pytest.raises(EngineError, match=r"nearer to the former policy \(0\.01 nats\).*\(0\.11 nats\).*old weights"):
-        check_probe(before - 0.01, expected, before, 0.5)
-    check_probe(expected + 0.03, expected, before, 0.5)
+    # bfloat16 is allowed 0.5; the trainer's policies are 0.1 apart, and the engine says what it said before.
+    before = probe([-1.1, -2.1], [-1.13, -2.02])
+    with pytest.raises(EngineError, match=r"have moved by up to 0\.1 nats, the engine's by 0\b.*old weights"):
+        check_probe(probe([-1.0, -2.0], [-1.13, -2.02]), before, 0.5)
+    # rounding of 0.1 brings the engine nearer to the former policy, but it has moved
+    check_probe(probe([-1.0, -2.0], [-1.08, -2.1]), before, 0.5)
 
 
 def test_policies_too_near_to_each_other_cannot_be_told_apart_and_pass():
-    # They differ by 0.04, less than a tenth of the tolerance: rounding may bring the engine nearer to either.
-    expected, before = np.array([-1.0, -2.0]), np.array([-1.04, -2.04])
-    check_probe(before, expected, before, 0.5)
+    # They differ by 0.04, less than a tenth of the tolerance: in bfloat16 such a change may be rounded away.
+    check_probe(probe([-1.0, -2.0], [-1.1, -2.1]), probe([-1.04, -2.04], [-1.1, -2.1]), 0.5)
 
 
 def test_the_text_of_the_probe_fits_the_model_and_is_always_the_same():

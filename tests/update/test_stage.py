@@ -221,3 +221,44 @@ def test_a_model_without_chat_template_is_not_asked_to_chat(tmp_path, tiny_polic
     config = SampleConfig(prompts=1)
     with pytest.raises(ConfigError, match="no chat template; use text"):
         sample.run(Job(paths, 1, seed=1), config, TransformersSampler(64, "cpu"))
+
+
+LORA = UpdateConfig(lora={"rank": 2, "alpha": 4}, optimizer={"learning_rate": 1e-2})
+
+
+def test_an_adapter_is_young_enough_in_the_iteration_after_it(started):
+    for k in (1, 2, 3):
+        one_iteration(started, k, SHORT, LORA, method=Grpo(max_age=0))
+    table = pl.read_parquet(started.stage(3, "advantage") / "advantages.parquet")
+    assert table["train"].any()
+    assert not table["reason"].str.contains("older").fill_null(False).any()
+    assert "iterations/0000/update/policy/model.safetensors" in manifest(started, 3, "advantage")["inputs"]
+
+
+def test_an_adapter_keeps_its_shape_through_a_run(started):
+    one_iteration(started, 1, SHORT, LORA)
+    with pytest.raises(ConfigError, match=r"rank 8 and alpha 4.0, the policy's adapter has rank 2"):
+        one_iteration(started, 2, SHORT, UpdateConfig(lora={"rank": 8, "alpha": 4}))
+    with pytest.raises(ConfigError, match=r"update.lora is null, but the policy is an adapter"):
+        one_iteration(started, 2, SHORT, UpdateConfig())
+
+
+def test_an_adapter_does_not_begin_in_the_middle_of_a_run(started):
+    one_iteration(started, 1, SHORT, UpdateConfig())
+    with pytest.raises(ConfigError, match=r"policy 1 is a whole model; a run trains an adapter from iteration 1 on"):
+        one_iteration(started, 2, SHORT, LORA)
+
+
+def test_a_constant_group_is_one_whose_rows_all_have_no_advantage():
+    rollouts = pl.DataFrame(
+        {
+            "prompt_id": ["a"] * 3 + ["b"] * 3,
+            "sample": [0, 1, 2] * 2,
+            "completion_tokens": [[1, 2]] * 6,
+        }
+    )
+    rewards = [[-1.0, -1.0], [0.0, 0.0], [1.0, 1.0], [0.0, 0.0], [0.0, 0.0], [0.0, 0.0]]  # 0, ½, 1 and ½, ½, ½
+    advantages = rollouts.select("prompt_id", "sample").with_columns(
+        pl.Series("advantages", rewards), pl.lit(True).alias("train"), pl.lit(None, pl.String).alias("reason")
+    )
+    assert group_counts(rollouts, advantages) == (6, 3, 12, 12)
