@@ -13,7 +13,7 @@ from tests.flows.conftest import SMALL, run_grpo
 CONFIGURATION = {
     "an unknown key": ("sample.group_siz=4", ["sample.group_siz: unknown key", "did you mean 'group_size'"]),
     "a wrong type": ("update.epochs=many", ["update.epochs", "'many'", "integer"]),
-    "a group of one": ("sample.group_size=1", ["sample.group_size is 1", "advantage.type grpo compares", "use 2 or more"]),
+    "a group of one": ("sample.group_size=1", ["sample.group_size is 1", "type grpo compares", "use 2 or more"]),
     "an unknown reward": ("score.rewards=[{type: vibes}]", ["score.rewards.0", "'vibes'", "'math'"]),
     "an unknown family": ("prompts.source.dataset=chain_sun", ["'chain_sun'"]),
     "a family whose verifier runs text": (
