@@ -5,16 +5,17 @@ from pathlib import Path
 
 from flows.config import RunConfig
 from flows.resume import examine
-from flows.runs import History
+from flows.runs import History, chosen
 from stages.contract.commit import new_folder
 from stages.contract.digest import file_digest
-from stages.contract.errors import ArtifactError, ConfigError
+from stages.contract.errors import ArtifactError
 from stages.contract.manifest import read_manifest
 from stages.contract.paths import RunPaths
+from stages.contract.policy import base_of
 
 
 def proved_policy(paths: RunPaths, iteration: int | None) -> tuple[int, list[Path]]:
-    """An iteration and the files of its policy, each as its manifest says.
+    """An iteration and the files of its policy, each as its manifest says; those of an adapter's base are proved too.
 
     Args:
         paths: the run.
@@ -24,12 +25,7 @@ def proved_policy(paths: RunPaths, iteration: int | None) -> tuple[int, list[Pat
         ConfigError: no policy of that iteration; says of which there are.
         ArtifactError: a file or the manifest is missing or damaged.
     """
-    trained = sorted(int(path.parts[-3]) for path in paths.iterations.glob("*/update/manifest.json"))
-    if not trained:
-        raise ConfigError(f"{paths.root}: no policy has been made yet")
-    k = trained[-1] if iteration is None else iteration
-    if k not in trained:
-        raise ConfigError(f"{paths.root}: no policy of iteration {k}; the last one is of iteration {trained[-1]}")
+    k = chosen(paths, "*/update/manifest.json", iteration, "policy")
     made_by = paths.stage(k, "update")
     manifest = read_manifest(made_by)
     assert manifest is not None, "it was listed"
@@ -39,6 +35,8 @@ def proved_policy(paths: RunPaths, iteration: int | None) -> tuple[int, list[Pat
             raise ArtifactError(f"{path}: missing")
         if file_digest(path) != record.digest:
             raise ArtifactError(f"{path}: its content is not what its manifest says")
+    if base_of(paths.policy(k)) is not None:
+        proved_policy(paths, 0)
     return k, list(files)
 
 
@@ -57,8 +55,7 @@ def export(paths: RunPaths, to: Path, iteration: int | None) -> int:
     k, files = proved_policy(paths, iteration)
     policy = paths.policy(k)
     with new_folder(to) as folder:
-        if policy / "adapter_config.json" in files:
-            proved_policy(paths, 0)
+        if base_of(policy) is not None:
             _merge(policy, paths.policy(0), folder)
             return k
         for path in files:

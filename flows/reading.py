@@ -6,7 +6,7 @@ import polars as pl
 
 from flows.config import RunConfig
 from flows.resume import StageState, examine
-from flows.runs import History
+from flows.runs import History, chosen
 from flows.summary import iteration_metrics
 from stages.contract import tables
 from stages.contract.columns import ADVANTAGES, KEY, ROLLOUTS, SCORES
@@ -68,12 +68,7 @@ def completions(
     Raises:
         ConfigError: no such iteration or prompt.
     """
-    scored = sorted(int(path.parts[-3]) for path in paths.iterations.glob("*/score/scores.parquet"))
-    if not scored:
-        raise ConfigError(f"{paths.root}: no iteration has been scored yet")
-    k = scored[-1] if iteration is None else iteration
-    if k not in scored:
-        raise ConfigError(f"{paths.root}: iteration {k} has no scores; there are {_ranges(scored)}")
+    k = chosen(paths, "*/score/scores.parquet", iteration, "scores")
     rollouts = tables.read(paths.stage(k, "sample") / "rollouts.parquet", ROLLOUTS)
     scores = tables.read(paths.stage(k, "score") / "scores.parquet", SCORES).drop("reference_logprobs", "values")
     rows = tables.join(rollouts, scores, f"rollouts and scores of iteration {k}")
@@ -116,13 +111,3 @@ def sql(paths: RunPaths, query: str) -> pl.DataFrame:
         there = ", ".join(frames) or "none yet"
         problem = str(error).split("\n", 1)[0]
         raise ConfigError(f"the query cannot be run: {problem}; tables of this run: {there}") from error
-
-
-def _ranges(numbers: list[int]) -> str:
-    parts: list[list[int]] = []
-    for number in numbers:
-        if parts and number == parts[-1][-1] + 1:
-            parts[-1].append(number)
-        else:
-            parts.append([number])
-    return ", ".join(str(part[0]) if len(part) == 1 else f"{part[0]}–{part[-1]}" for part in parts)

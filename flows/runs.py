@@ -91,6 +91,36 @@ def _changed(paths: RunPaths, config: RunConfig) -> bool:
     return old.model_copy(update={"iterations": config.iterations, "hardware": config.hardware}) != config
 
 
+def chosen(paths: RunPaths, made: str, iteration: int | None, what: str) -> int:
+    """An iteration in which something was made.
+
+    Args:
+        paths: the run.
+        made: the pattern of the file that shows it, below the folder of iterations.
+        iteration: None takes the last one.
+        what: what it is called.
+
+    Raises:
+        ConfigError: it was not made in that iteration, or in none.
+    """
+    done = sorted(int(path.parts[-3]) for path in paths.iterations.glob(made))
+    if not done:
+        raise ConfigError(f"{paths.root}: there is no {what} yet")
+    if iteration is not None and iteration not in done:
+        raise ConfigError(f"{paths.root}: no {what} of iteration {iteration}; there are {_ranges(done)}")
+    return done[-1] if iteration is None else iteration
+
+
+def _ranges(numbers: list[int]) -> str:
+    parts: list[list[int]] = []
+    for number in numbers:
+        if parts and number == parts[-1][-1] + 1:
+            parts[-1].append(number)
+        else:
+            parts.append([number])
+    return ", ".join(str(part[0]) if len(part) == 1 else f"{part[0]}–{part[-1]}" for part in parts)
+
+
 def _has_stages(paths: RunPaths) -> bool:
     return any(paths.iterations.glob("*/*/manifest.json"))
 

@@ -14,16 +14,9 @@ settings.load_profile("unhurried")
 @pytest.fixture(scope="session")
 def tiny_policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A policy of 0.1 million random weights with the character tokenizer, as `warmstart` makes it."""
-    from stages.model.load import save_policy
-    from stages.warmstart.config import NewModel
-    from stages.warmstart.new_model import character_tokenizer, new_model
+    from tests.sample.policies import make_policy
 
-    folder = tmp_path_factory.mktemp("policy")
-    config = NewModel(type="new", hidden_size=64, intermediate_size=96, layers=2, heads=2, context_length=64)
-    tokenizer = character_tokenizer(config.characters)
-    save_policy(new_model(config, tokenizer, seed=5), folder, None)
-    tokenizer.save_pretrained(folder)
-    return folder
+    return make_policy(tmp_path_factory.mktemp("policy"), context=64)
 
 
 @pytest.fixture(scope="session")

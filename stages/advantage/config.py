@@ -4,35 +4,15 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from stages.contract.adaptive import KlTerm
 from stages.contract.config import Config
 
 
-class AdaptiveKl(Config):
-    """A coefficient that follows a target (Ziegler et al. 2019): β (1 + gain · clip(KL / target - 1, -0.2, 0.2))."""
-
-    target: float = Field(gt=0)
-    """KL aimed at, nats a token: the mean of the estimate over the tokens of an iteration."""
-    gain: float = Field(default=0.1, gt=0, lt=5)
-    """How fast the coefficient follows, an iteration."""
-
-
-class KlReward(Config):
+class KlReward(KlTerm):
     """A KL penalty inside the reward: each token earns `-coefficient · KL estimate` beside its reward."""
 
-    coefficient: float = Field(default=0.0, ge=0)
-    """β; above 0 it needs `score.reference`."""
     estimator: Literal["k1", "k2", "k3"] = "k1"
     """Of d = log π_sampler - log π_reference: k1 = d, k2 = d²/2, k3 = exp(-d) - 1 + d."""
-    clamp: float | None = Field(default=None, gt=0)
-    """Keeps each token's estimate within ± this (nats); null does not."""
-    adaptive: AdaptiveKl | None = None
-    """Changes β after each iteration; null keeps it."""
-
-    @model_validator(mode="after")
-    def _adapts_something(self) -> Self:
-        if self.adaptive is not None and self.coefficient == 0:
-            raise ValueError("adaptive multiplies the coefficient, which is 0: set it to the β to begin with")
-        return self
 
 
 class Method(Config):

@@ -53,9 +53,7 @@ def group_statistics(rewards_N: Floats, group_N: Ints, ddof: int) -> Groups:
         deviation_P = np.bincount(groups, weights=distance, minlength=size) / count_P
         squares_P = np.bincount(groups, weights=distance**2, minlength=size)
         std_P = np.where(count_P > ddof, np.sqrt(squares_P / (count_P - ddof)), np.nan)
-    least_P, greatest_P = np.full(size, np.inf), np.full(size, -np.inf)
-    np.minimum.at(least_P, groups, values)
-    np.maximum.at(greatest_P, groups, values)
+    least_P, greatest_P = _extremes(values, groups, size)
     constant_P = least_P == greatest_P
     return Groups(count_P[group_N], mean_P[group_N], std_P[group_N], deviation_P[group_N], constant_P[group_N])
 
@@ -84,14 +82,20 @@ def _lonely(rewards_N: Floats, group_N: Ints, whole: Groups) -> Bools:
     # Two values in the group, one of them in a single row: that row's own. The rest have the value of any other row.
     size = int(group_N.max(initial=-1)) + 1
     there_N = ~np.isnan(rewards_N)
-    least_P, greatest_P = np.full(size, np.inf), np.full(size, -np.inf)
-    np.minimum.at(least_P, group_N[there_N], rewards_N[there_N])
-    np.maximum.at(greatest_P, group_N[there_N], rewards_N[there_N])
+    least_P, greatest_P = _extremes(rewards_N[there_N], group_N[there_N], size)
     lowest_N, highest_N = rewards_N == least_P[group_N], rewards_N == greatest_P[group_N]
     above_P = np.bincount(group_N[there_N & ~lowest_N], minlength=size)
     below_P = np.bincount(group_N[there_N & ~highest_N], minlength=size)
     alone_N: Bools = (~lowest_N & (above_P[group_N] == 1)) | (~highest_N & (below_P[group_N] == 1))
     return alone_N
+
+
+def _extremes(values: Floats, groups: Ints, size: int) -> tuple[Floats, Floats]:
+    """The least and the greatest value of each group; infinite for a group without any."""
+    least_P, greatest_P = np.full(size, np.inf), np.full(size, -np.inf)
+    np.minimum.at(least_P, groups, values)
+    np.maximum.at(greatest_P, groups, values)
+    return least_P, greatest_P
 
 
 def divisor(nothing_N: Bools, spread_N: Floats, eps: float) -> Floats:

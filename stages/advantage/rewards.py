@@ -37,19 +37,6 @@ def rest(rewards_N: Floats, earned_M: Floats | None, length_N: Ints) -> Floats:
     return np.where(small_N | np.isnan(rewards_N), 0.0, rest_N)
 
 
-def next_coefficient(config: KlReward, kl: float | None) -> float:
-    """β of the next iteration: β (1 + gain · clip(KL / target - 1, -0.2, 0.2)) (Ziegler et al., arXiv:1909.08593).
-
-    Args:
-        config: this iteration's β, target and gain.
-        kl: mean estimate over this iteration's tokens (nats a token); None, for no tokens, changes nothing.
-    """
-    if config.adaptive is None or kl is None:
-        return config.coefficient
-    error = min(0.2, max(-0.2, kl / config.adaptive.target - 1))
-    return config.coefficient * (1 + config.adaptive.gain * error)
-
-
 def kl_penalty(sampler_M: Floats, reference_M: Floats, config: KlReward) -> Floats:
     """-β · KL estimate of each token (nats), of d = log π_sampler - log π_reference.
 

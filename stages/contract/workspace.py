@@ -72,7 +72,7 @@ class Workspace:
             ArtifactError: the file is missing, or a file of this run is not as its maker's manifest says.
         """
         if not path.is_file():
-            raise ArtifactError(f"{path}: missing{self._remedy(path)}")
+            raise ArtifactError(f"{path}: missing{self._never_made(path) or self._remedy(path)}")
         record = FileRecord(digest=file_digest(path), size=path.stat().st_size)
         made_by = self.paths.stage_of(path)
         if made_by is not None:
@@ -150,6 +150,17 @@ class Workspace:
             name: FileRecord(digest=file_digest(path), size=path.stat().st_size, rows=self._rows.get(name))
             for name, path in names.items()
         }
+
+    def _never_made(self, path: Path) -> str | None:
+        """What to say of a missing file that its maker's manifest does not name."""
+        made_by = self.paths.stage_of(path)
+        manifest = read_manifest(made_by) if made_by is not None else None
+        if made_by is None or manifest is None or path.relative_to(made_by).as_posix() in manifest.outputs:
+            return None
+        return (
+            f"; {manifest.stage} of iteration {manifest.iteration} was configured without it: a setting that goes on "
+            "from iteration to iteration has to hold from the first one"
+        )
 
     def _remedy(self, path: Path) -> str:
         made_by = self.paths.stage_of(path)

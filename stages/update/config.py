@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from stages.contract.adaptive import KlTerm
 from stages.contract.config import Config
 from stages.model.config import LoraConfig, OptimizerConfig
 
@@ -125,36 +126,15 @@ Loss = Annotated[
 ]
 
 
-class AdaptiveKl(Config):
-    """A coefficient that follows a target (Ziegler et al. 2019): β (1 + gain · clip(KL / target - 1, -0.2, 0.2))."""
-
-    target: float = Field(gt=0)
-    """KL aimed at, nats a token: the mean of the column `kl` over an iteration."""
-    gain: float = Field(default=0.1, gt=0, lt=5)
-    """How fast the coefficient follows, an iteration."""
-
-
-class KlConfig(Config):
+class KlConfig(KlTerm):
     """The KL term towards the reference policy, in the loss, aggregated as the loss is.
 
     No ratio of a sequence and no weight against mismatch ever multiplies it. For a KL term in the reward see
     `advantage`.
     """
 
-    coefficient: float = Field(default=0.0, ge=0)
-    """β; above 0 it needs `score.reference`."""
     estimator: Literal["k1", "k2", "k3", "unbiased_k3"] = "k3"
     """Schulman's estimators, or k3 times the token's ratio to the old policy (DeepSeek-V3.2)."""
-    clamp: float | None = Field(default=None, gt=0)
-    """Bound of a token's estimate (nats) on both sides, 10 in some frameworks; null sets none."""
-    adaptive: AdaptiveKl | None = None
-    """Changes β after each iteration; null keeps it."""
-
-    @model_validator(mode="after")
-    def _adapts_something(self) -> Self:
-        if self.adaptive is not None and self.coefficient == 0:
-            raise ValueError("adaptive multiplies the coefficient, which is 0: set it to the β to begin with")
-        return self
 
 
 class EntropyConfig(Config):

@@ -9,6 +9,7 @@ import torch
 from transformers import PreTrainedModel
 
 from stages.contract import tables
+from stages.contract.adaptive import next_coefficient
 from stages.contract.columns import ADVANTAGES, ROLLOUTS, SCORES, STEPS
 from stages.contract.config import deciding
 from stages.contract.errors import ConfigError
@@ -28,7 +29,6 @@ from stages.update.batch import group_counts, training_rows
 from stages.update.config import GpgLoss, KlConfig, UpdateConfig
 from stages.update.loop import train, with_old_policy
 from stages.update.loss.gpg import gpg_factor
-from stages.update.loss.kl import adapted
 from stages.update.value import Trainee
 
 OPTIMIZER, CRITIC_OPTIMIZER, KL = "optimizer.safetensors", "critic_optimizer.safetensors", "kl.safetensors"
@@ -143,10 +143,8 @@ def _current(job: Job, desk: Workspace, config: KlConfig) -> KlConfig:
 
 def _save_next(desk: Workspace, config: KlConfig) -> None:
     """Writes β for the next iteration; without a step it stays."""
-    assert config.adaptive is not None
-    desk.metrics["kl_coefficient"] = coefficient = config.coefficient
-    if (kl := desk.metrics.get("kl")) is not None:
-        coefficient = adapted(coefficient, kl, config.adaptive.target, config.adaptive.gain)
+    desk.metrics["kl_coefficient"] = config.coefficient
+    coefficient = next_coefficient(config, desk.metrics.get("kl"))
     write_tensors(desk.folder / KL, {"coefficient": torch.tensor(coefficient, dtype=torch.float64)})
 
 

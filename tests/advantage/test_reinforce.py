@@ -149,12 +149,14 @@ def test_a_running_baseline_goes_on_from_the_iteration_before_and_names_it_as_an
     assert (paths.stage(3, "advantage") / "advantages.parquet").read_bytes() == before
 
 
-def test_a_running_baseline_without_its_past_says_which_stage_makes_it(tmp_path):
+def test_a_running_baseline_cannot_begin_in_the_middle_of_a_run(tmp_path):
     paths = RunPaths(tmp_path / "run")
     for k in (1, 2):
         write_inputs(paths, k, [1.0, 0.0])
     stage.run(Job(paths, 1, seed=1), REINFORCE)
-    with pytest.raises(ArtifactError, match=r"state\.parquet: missing; run `grpo stage advantage run --iteration 1`"):
+    with pytest.raises(
+        ArtifactError, match=r"state\.parquet: missing; advantage of iteration 1 was configured without it"
+    ):
         stage.run(Job(paths, 2, seed=1), Reinforce(type="reinforce", baseline="running"))
 
 

@@ -137,7 +137,7 @@ def test_a_configured_server_that_does_not_answer_is_named(tmp_path, monkeypatch
 def test_stages_and_runs_that_do_not_exist(small_folder):
     refused(run_grpo(small_folder, "status", "smal"), "no run 'smal'", "there are: small")
     refused(run_grpo(small_folder, "stage", "scoring", "small", "--iteration", "1"), "no stage 'scoring'", "advantage")
-    refused(run_grpo(small_folder, "show", "small", "--iteration", "9"), "iteration 9 has no scores; there are 1–3")
+    refused(run_grpo(small_folder, "show", "small", "--iteration", "9"), "no scores of iteration 9; there are 1–3")
     refused(run_grpo(small_folder, "show", "small", "--best", "1", "--worst", "1"), "choose one")
     refused(run_grpo(small_folder, "sql", "small", "select x from scores"), "unable to find column", "rollouts")
     refused(run_grpo(small_folder, "stage", "score", "small", "--iteration", "0"), "not a stage of iteration 0")

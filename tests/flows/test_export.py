@@ -71,10 +71,13 @@ def test_a_damaged_policy_is_not_copied(own_folder, how):
 
 
 def test_an_iteration_or_run_without_a_policy_is_told(own_folder):
-    refused(run_grpo(own_folder, "export", "small", "--to", "out", "--iteration", "7"), "last one is of iteration 3")
+    refused(
+        run_grpo(own_folder, "export", "small", "--to", "out", "--iteration", "7"),
+        "no policy of iteration 7; there are 0–3",
+    )
     refused(run_grpo(own_folder, "export", "smal", "--to", "out"), "no run 'smal'")
     shutil.rmtree(own_folder / "artifacts/small/iterations")
-    refused(run_grpo(own_folder, "export", "small", "--to", "out"), "no policy has been made yet")
+    refused(run_grpo(own_folder, "export", "small", "--to", "out"), "there is no policy yet")
 
 
 def test_a_policy_that_is_stale_is_exported_and_said_to_be(own_folder):

@@ -57,3 +57,16 @@ def trainer_logprobs(
 def reported(drawn: Sequence[Sequence[Completion]]) -> Tensor:
     """[N], the log-probabilities that came with the tokens."""
     return torch.tensor([value for group in drawn for c in group for value in c.logprobs])
+
+
+def check_endings(drawn: Sequence[Sequence[Completion]], stop: frozenset[int], limit: int) -> None:
+    """Each completion ends with the first token that ends one, or at the limit; both kinds are there."""
+    seen = set()
+    for completion in (c for group in drawn for c in group):
+        assert len(completion.tokens) == len(completion.logprobs)
+        assert not stop & set(completion.tokens[:-1])
+        stopped = completion.tokens[-1] in stop
+        assert completion.finish_reason == ("stop" if stopped else "length")
+        assert stopped or len(completion.tokens) == limit
+        seen.add(completion.finish_reason)
+    assert seen == {"stop", "length"}

@@ -8,16 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.contract.paths import RunPaths
 from stages.contract.workspace import Job
-from stages.prompts import stage as prompts
-from stages.prompts.config import PromptsConfig
 from stages.sample import stage as sample
 from stages.sample.config import SampleConfig, SamplingConfig
 from stages.sample.dynamic import fill, other_prompts, useful_groups
 from stages.sample.transformers_engine import TransformersSampler
-from stages.warmstart import stage as warmstart
-from stages.warmstart.config import WarmstartConfig
+from tests.starting import start_run
 
 
 def drawn(indices):
@@ -70,14 +66,8 @@ def test_other_prompts_are_those_that_were_not_taken_in_an_order_of_the_iteratio
 
 @pytest.fixture
 def started(tmp_path, tiny_policy):
-    rows = [{"prompt": "9" * 30 if i % 4 == 3 else f"{i} + 1", "answer": str(i + 1)} for i in range(12)]
-    rows = [row | {"prompt": row["prompt"] + f" + {i}"} for i, row in enumerate(rows)]
-    (tmp_path / "data.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    paths = RunPaths(tmp_path / "run")
-    source = {"type": "file", "path": tmp_path / "data.jsonl"}
-    prompts.run(Job(paths, 0, seed=1), PromptsConfig(source=source, heldout=0, format="text"))
-    warmstart.run(Job(paths, 0, seed=1), WarmstartConfig(model={"type": "folder", "path": tiny_policy}))
-    return paths
+    asked = [f"{'9' * 30 if i % 4 == 3 else f'{i} + 1'} + {i}" for i in range(12)]
+    return start_run(tmp_path, asked, tiny_policy)
 
 
 def test_the_stage_fills_its_batch_counts_it_and_gives_the_same_bytes_again(started):

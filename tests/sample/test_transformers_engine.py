@@ -7,7 +7,7 @@ from stages.model.load import load_model
 from stages.model.logprobs import collate, token_logprobs
 from stages.sample.config import SamplingConfig
 from stages.sample.transformers_engine import TransformersSampler
-from tests.sample.policies import reported, stirred, trainer_logprobs
+from tests.sample.policies import check_endings, reported, stirred, trainer_logprobs
 
 PROMPTS = [[5, 6, 7], [8], [9, 10, 11, 12, 13, 14], [8, 9, 10], [20, 21]]
 SEEDS = [[100 * p + i for i in range(4)] for p in range(len(PROMPTS))]
@@ -54,15 +54,7 @@ def test_completions_of_a_group_differ_and_the_same_seed_gives_the_same(engine):
 
 def test_a_completion_ends_with_its_stop_token_or_at_the_limit(engine):
     drawn = engine.generate(PROMPTS, SEEDS, SamplingConfig(max_tokens=20), STOP)
-    seen = set()
-    for completion in (c for group in drawn for c in group):
-        assert len(completion.tokens) == len(completion.logprobs)
-        assert not STOP & set(completion.tokens[:-1])
-        stopped = completion.tokens[-1] in STOP
-        assert completion.finish_reason == ("stop" if stopped else "length")
-        assert stopped or len(completion.tokens) == 20
-        seen.add(completion.finish_reason)
-    assert seen == {"stop", "length"}
+    check_endings(drawn, STOP, limit=20)
 
 
 def test_greedy_decoding_is_that_of_generate(engine, tiny_policy):

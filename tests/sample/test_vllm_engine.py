@@ -30,7 +30,7 @@ from stages.sample.draw import distribution
 from stages.sample.transformers_engine import TransformersSampler
 from stages.sample.vllm_engine import Probe, VllmSampler, check_probe, probe_tokens
 from stages.warmstart.new_model import character_tokenizer
-from tests.sample.policies import make_policy, reported, stirred, trainer_logprobs
+from tests.sample.policies import check_endings, make_policy, reported, stirred, trainer_logprobs
 
 ROOT = Path(__file__).parents[2]
 PROMPTS_ = [[5, 6, 7], [8], [9, 10, 11, 12, 13, 14], [8, 9, 10], [20, 21], [*range(5, 40)]]
@@ -221,15 +221,7 @@ def test_frequencies_of_a_first_token_follow_the_distribution(engine, policies, 
 
 def test_a_completion_ends_with_a_stop_token_or_at_the_limit(engine, policies):
     load(engine, policies[0])
-    seen = set()
-    for completion in (c for group in engine.generate(PROMPTS_, SEEDS, SAMPLING, STOP) for c in group):
-        assert len(completion.tokens) == len(completion.logprobs)
-        assert not STOP & set(completion.tokens[:-1])
-        stopped = completion.tokens[-1] in STOP
-        assert completion.finish_reason == ("stop" if stopped else "length")
-        assert stopped or len(completion.tokens) == 20
-        seen.add(completion.finish_reason)
-    assert seen == {"stop", "length"}
+    check_endings(engine.generate(PROMPTS_, SEEDS, SAMPLING, STOP), STOP, limit=20)
 
 
 def test_it_ends_at_the_tokens_it_was_told_and_at_no_others(engine, policies):

@@ -24,7 +24,7 @@ from stages.update.loss.clipped import clip_fractions, clipped
 from stages.update.loss.dppo import dppo, dppo_masks
 from stages.update.loss.gmpo import gmpo
 from stages.update.loss.gpg import gpg_factor
-from stages.update.loss.kl import adapted, k1, k2, k3, kl_estimate
+from stages.update.loss.kl import k1, k2, k3, kl_estimate
 from stages.update.loss.mismatch import importance_weights
 from stages.update.loss.policy_gradient import policy_gradient
 from stages.update.loss.ratio import importance_ratio
@@ -109,13 +109,6 @@ def test_k1_and_k3_are_unbiased_on_policy_and_the_unbiased_k3_also_off_policy(po
     squared = (log_policy.detach().exp() * k2(log_policy, log_reference)).sum()
     [gradient] = torch.autograd.grad(squared, logits)
     torch.testing.assert_close(gradient, expected, atol=1e-9, rtol=1e-6)
-
-
-def test_beta_follows_its_target():
-    assert adapted(0.1, kl=0.5, target=0.5, gain=0.1) == pytest.approx(0.1)
-    assert adapted(0.1, kl=0.55, target=0.5, gain=0.1) == pytest.approx(0.101)  # 1 + 0.1 · 0.1
-    assert adapted(0.1, kl=9.0, target=0.5, gain=0.1) == pytest.approx(0.102)  # no more than 0.2 counts
-    assert adapted(0.1, kl=-9.0, target=0.5, gain=0.1) == pytest.approx(0.098)
 
 
 def test_ratios_by_hand():

@@ -16,8 +16,6 @@ from stages.contract.paths import RunPaths
 from stages.contract.weights import read_tensors
 from stages.contract.workspace import Job
 from stages.model.config import CriticConfig, FolderStart
-from stages.prompts import stage as prompts
-from stages.prompts.config import PromptsConfig
 from stages.sample import stage as sample
 from stages.sample.config import SampleConfig, SamplingConfig
 from stages.sample.transformers_engine import TransformersSampler
@@ -26,8 +24,7 @@ from stages.score.config import AverageReference, RefreshedReference, ScoreConfi
 from stages.update import stage as update
 from stages.update.batch import group_counts
 from stages.update.config import AverageConfig, KlConfig, Loss, UpdateConfig
-from stages.warmstart import stage as warmstart
-from stages.warmstart.config import WarmstartConfig
+from tests.starting import start_run
 
 
 def one_iteration(paths, k, reward, config, reference="start", method=None, critic=None):
@@ -44,14 +41,8 @@ def one_iteration(paths, k, reward, config, reference="start", method=None, crit
 @pytest.fixture
 def started(tmp_path, tiny_policy):
     """A run with four prompts, of which one is too long, and a starting policy."""
-    rows = [{"prompt": f"{i} + 1", "answer": str(i + 1)} for i in range(4)]
-    rows[3]["prompt"] = "a prompt of more than twelve characters"
-    (tmp_path / "data.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    paths = RunPaths(tmp_path / "run")
-    source = {"type": "file", "path": tmp_path / "data.jsonl"}
-    prompts.run(Job(paths, 0, seed=1), PromptsConfig(source=source, heldout=0, format="text"))
-    warmstart.run(Job(paths, 0, seed=1), WarmstartConfig(model={"type": "folder", "path": tiny_policy}))
-    return paths
+    asked = ["0 + 1", "1 + 1", "2 + 1", "a prompt of more than twelve characters"]
+    return start_run(tmp_path, asked, tiny_policy)
 
 
 def manifest(paths, k, stage):
@@ -213,11 +204,7 @@ def test_a_bit_that_flipped_in_a_table_is_found_before_it_is_trained_on(started)
 
 
 def test_a_model_without_chat_template_is_not_asked_to_chat(tmp_path, tiny_policy):
-    (tmp_path / "data.jsonl").write_text('{"prompt": "1", "answer": "1"}')
-    paths = RunPaths(tmp_path / "run")
-    source = {"type": "file", "path": tmp_path / "data.jsonl"}
-    prompts.run(Job(paths, 0, seed=1), PromptsConfig(source=source, heldout=0))
-    warmstart.run(Job(paths, 0, seed=1), WarmstartConfig(model={"type": "folder", "path": tiny_policy}))
+    paths = start_run(tmp_path, ["1"], tiny_policy, kind="chat")
     config = SampleConfig(prompts=1)
     with pytest.raises(ConfigError, match="no chat template; use text"):
         sample.run(Job(paths, 1, seed=1), config, TransformersSampler(64, "cpu"))

@@ -65,17 +65,3 @@ def kl_estimate(
     if estimator == "unbiased_k3":
         estimate_N = (logprobs_N - old_N).exp() * estimate_N
     return estimate_N
-
-
-def adapted(coefficient: float, kl: float, target: float, gain: float) -> float:
-    """β of the next iteration: β (1 + gain · clip(KL / target - 1, -0.2, 0.2)).
-
-    Ziegler et al. 2019, arXiv:1909.08593, section 2.2, with gain 0.1.
-
-    Args:
-        coefficient: β of this iteration.
-        kl: mean KL of a token in this iteration (nats).
-        target: the KL aimed at (nats a token), above 0.
-        gain: how fast β follows.
-    """
-    return coefficient * (1 + gain * min(max(kl / target - 1, -0.2), 0.2))
