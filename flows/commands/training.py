@@ -1,0 +1,102 @@
+"""`grpo train` and `grpo stage`: what trains."""
+
+from pathlib import Path
+from typing import Annotated, cast
+
+import typer
+from rich.markup import escape
+
+from flows.commands.options import Artifacts, Run, Set, console, list_stale
+from flows.runs import ARTIFACTS
+from stages.contract.errors import ConfigError
+from stages.contract.paths import RunPaths
+
+app = typer.Typer()
+
+
+@app.command()
+def train(
+    config: Annotated[Path, typer.Argument(help="A YAML file, e.g. configs/quickstart.yaml.")],
+    run: Annotated[str | None, typer.Option(help="Name of the run; without it the configuration's.")] = None,
+    set_: Set = None,
+    iterations: Annotated[int | None, typer.Option(min=1, help="Iterations to train up to.")] = None,
+    artifacts: Artifacts = ARTIFACTS,
+) -> None:
+    """Trains a run, or goes on with it from the last stage in place."""
+    from flows.config import check_outside, parse_overrides, read_config
+    from flows.resume import examine
+    from flows.runs import History, check_same
+    from flows.server import prefect_server
+
+    overrides = parse_overrides(set_ or [])
+    resolved = read_config(config, overrides | ({"run": run} if run else {}))
+    last = iterations or resolved.iterations
+    paths = RunPaths.named(artifacts, resolved.run)
+    if not check_same(paths, resolved):
+        check_outside(resolved)
+    elif all(state.status == "current" for state in examine(History(paths), resolved, last)):
+        console.print(f"run {resolved.run} is complete: {last} iterations, all current. Nothing to do.")
+        return _farewell(paths, artifacts, last)
+    with prefect_server(artifacts) as wait_for_server:
+        import stages.sample.transformers_engine  # noqa: F401 - torch and transformers load while the server starts
+        from flows import progress
+        from flows.display import Display
+        from flows.train import train as flow
+
+        with Display(console, last) as display:
+            progress.watch(display)
+            wait_for_server()
+            flow(str(config), run, iterations, overrides, str(artifacts))
+        console.print(f"done in {display.elapsed():.0f} s")
+    return _farewell(paths, artifacts, last)
+
+
+@app.command()
+def stage(
+    name: Annotated[str, typer.Argument(help="prompts, warmstart, sample, score, advantage, update or evaluate.")],
+    run: Run,
+    iteration: Annotated[int, typer.Option(min=0, help="Iteration; 0 for prompts and warmstart.")],
+    set_: Set = None,
+    artifacts: Artifacts = ARTIFACTS,
+) -> None:
+    """Runs one stage of one iteration again, and says what that made stale."""
+    from flows.config import parse_overrides
+    from flows.resume import ITERATION, START
+    from flows.runs import open_run
+    from flows.server import prefect_server
+
+    known = (*START, *ITERATION, "evaluate")
+    if name not in known:
+        raise ConfigError(f"no stage {name!r}; the stages are {', '.join(known)}")
+    overrides = parse_overrides(set_ or [])
+    paths, config = open_run(artifacts, run)
+    with prefect_server(artifacts) as wait_for_server:
+        from flows import progress
+        from flows.display import Display
+        from flows.stage import stage as flow
+        from flows.tasks import StageName
+
+        with Display(console, config.iterations) as display:
+            progress.watch(display)
+            wait_for_server()
+            flow(cast(StageName, name), run, iteration, True, overrides, str(artifacts))
+    from flows.reading import status as read
+
+    entries = read(paths, config)
+    done = entries[iteration]["stages"][name]
+    console.print(f"{name} of iteration {iteration}: {done['status']}, {done['rows']} rows, {done['seconds']} s")
+    if not list_stale(entries):
+        console.print("nothing is stale")
+
+
+def _farewell(paths: RunPaths, artifacts: Path, last: int) -> None:
+    run = paths.root.name
+    where = "" if artifacts == ARTIFACTS else f" --artifacts {artifacts}"
+    for line in (
+        f"policy       {paths.policy(last)}",
+        f"everything   {paths.root}",
+        "look at it   " + f"grpo status {run}{where}",
+        f"             grpo show {run} --worst 5{where}",
+        f"             grpo sql {run} 'select iteration, avg(reward) from scores group by iteration'{where}",
+    ):
+        console.print(escape(line), highlight=False, soft_wrap=True)
