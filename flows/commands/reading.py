@@ -1,5 +1,6 @@
-"""`grpo status`, `show`, `sql` and `fields`: what only reads."""
+"""`grpo status`, `show`, `sql`, `report` and `fields`: what only reads."""
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -103,6 +104,28 @@ def sql(
     with pl.Config(tbl_rows=100, tbl_cols=-1, fmt_str_lengths=80, tbl_hide_dataframe_shape=True, tbl_width_chars=200):
         print(frame)
     return None
+
+
+@app.command()
+def report(
+    run: Run,
+    to: Annotated[Path | None, typer.Option(help="A file ending in .html or .md; without it RUN.html.")] = None,
+    artifacts: Artifacts = ARTIFACTS,
+) -> None:
+    """Writes a run as one page: figures, curves, best and worst completions, what is stale and why, warnings."""
+    from flows.report import as_html
+    from flows.report import report as page_of
+    from flows.runs import History, open_run
+
+    file = to or Path(f"{run}.html")
+    if file.suffix not in (".html", ".md"):
+        raise ConfigError(f"--to {file}: the name of a page ends in .html or .md")
+    paths, config = open_run(artifacts, run)
+    page = page_of(History(paths), config)
+    file.write_text(page if file.suffix == ".md" else as_html(page, run), encoding="utf-8")
+    console.print(
+        f"{escape(str(file))}: {run} up to iteration {History(paths).last()}", highlight=False, soft_wrap=True
+    )
 
 
 @app.command()

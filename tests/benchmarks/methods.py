@@ -1,4 +1,4 @@
-"""All methods from one starting policy: `python -m tests.benchmarks.methods`, with `pip install -e '.[benchmarks]'`.
+"""All methods from one starting policy: `python -m tests.benchmarks.methods`.
 
 Tunes the quickstart's starting policy once, trains every `configs/quickstart*.yaml` from it with each seed, and writes
 held-out success against completions sampled as a table and a plot. What was done already is not done again.
