@@ -11,10 +11,10 @@ from pydantic import BaseModel, Field, ValidationError, field_validator, model_v
 
 from flows.layers import chosen, laid_over
 from stages.advantage.config import AdvantageConfig, Gae, Grpo, compares_groups, kl_of
-from stages.contract.config import Config, deciding
+from stages.contract.config import Config, deciding, operational
 from stages.contract.errors import ConfigError
 from stages.contract.paths import checked_name
-from stages.evaluate.config import EvaluateConfig
+from stages.evaluate.config import EvaluateConfig, PromotionConfig
 from stages.model.config import CriticConfig, FolderStart
 from stages.prompts.config import FileSource, PromptsConfig, ReasoningGymSource
 from stages.sample.config import SampleConfig
@@ -64,6 +64,8 @@ class RunConfig(Config):
     """The critic that `advantage.type: gae` needs; null for every other method."""
     evaluate: EvaluateConfig | None = EvaluateConfig()
     """Measuring on held-out prompts; null never does."""
+    promotion: PromotionConfig = operational(PromotionConfig())
+    """Which policy is held to be the best."""
     hardware: HardwareConfig = HardwareConfig()
     """The machine."""
 
@@ -132,6 +134,9 @@ class RunConfig(Config):
                 raise ValueError("evaluate needs held-out prompts: set prompts.heldout, or evaluate to null")
             if self.evaluate.success is not None and self.evaluate.success not in names:
                 raise ValueError(f"evaluate.success is {self.evaluate.success!r}; the rewards are named {names}")
+            k = self.promotion.measure.removeprefix("pass_at_")
+            if k.isdecimal() and int(k) not in self.evaluate.k:
+                raise ValueError(f"promotion.measure is pass_at_{k}, but evaluate.k is {list(self.evaluate.k)}")
         return self
 
     def success(self) -> str:

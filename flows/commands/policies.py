@@ -9,8 +9,11 @@ from rich.markup import escape
 from flows.commands.options import Artifacts, Run, console
 from flows.runs import ARTIFACTS
 from stages.contract.errors import ConfigError
+from stages.contract.paths import RunPaths
 
 app = typer.Typer()
+
+Promoted = Annotated[bool, typer.Option("--promoted", help="The promoted policy, in place of an iteration's.")]
 
 
 @app.command("serve-policy", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
@@ -18,6 +21,7 @@ def serve_policy(
     context: typer.Context,
     run: Run,
     iteration: Annotated[int | None, typer.Option(min=0, help="Iteration; without it the last one trained.")] = None,
+    promoted: Promoted = False,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on.")] = 8000,
     artifacts: Artifacts = ARTIFACTS,
@@ -28,7 +32,7 @@ def serve_policy(
     from flows.runs import open_run
 
     paths, _ = open_run(artifacts, run)
-    k, _ = proved_policy(paths, iteration)
+    k, _ = proved_policy(paths, _chosen(paths, iteration, promoted))
     folder = paths.policy(k)
     import torch
 
@@ -42,6 +46,7 @@ def export(
     run: Run,
     to: Annotated[Path, typer.Option(help="The folder to make; it must be empty or not there yet.")],
     iteration: Annotated[int | None, typer.Option(min=0, help="Iteration; without it the last one trained.")] = None,
+    promoted: Promoted = False,
     artifacts: Artifacts = ARTIFACTS,
 ) -> None:
     """Copies a run's policy as a plain model folder, each file proved by its digest."""
@@ -50,7 +55,7 @@ def export(
     from flows.runs import open_run
 
     paths, config = open_run(artifacts, run)
-    k = copy(paths, to, iteration)
+    k = copy(paths, to, _chosen(paths, iteration, promoted))
     console.print(f"{escape(str(to))}: the policy of {run}, iteration {k}", highlight=False, soft_wrap=True)
     if reason := stale_reason(paths, config, k):
         console.print(f"it is stale: {escape(reason)}", highlight=False, soft_wrap=True)
@@ -73,3 +78,11 @@ def model(
     console.print(
         f"{escape(str(folder))}: {'made' if made else 'there already, whole'}", highlight=False, soft_wrap=True
     )
+
+
+def _chosen(paths: RunPaths, iteration: int | None, promoted: bool) -> int | None:
+    from flows.promotion import proved_promoted
+
+    if promoted and iteration is not None:
+        raise ConfigError("--iteration and --promoted: choose one")
+    return proved_promoted(paths) if promoted else iteration

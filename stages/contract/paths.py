@@ -45,6 +45,11 @@ class RunPaths:
         return self.root / "run.lock"
 
     @property
+    def promoted(self) -> Path:
+        """The file that says which policy is promoted."""
+        return self.root / "promoted.json"
+
+    @property
     def iterations(self) -> Path:
         """The folder of all iterations."""
         return self.root / "iterations"

@@ -1,4 +1,4 @@
-"""Configuration of evaluation."""
+"""Configuration of evaluation, and of comparing two policies by it."""
 
 from typing import Self
 
@@ -32,3 +32,16 @@ class EvaluateConfig(Config):
         if len(set(self.k)) < len(self.k):
             raise ValueError(f"k names a number twice: {list(self.k)}")
         return self
+
+
+class PromotionConfig(Config):
+    """When a policy takes the place of the promoted one: where it is better beyond noise."""
+
+    measure: str = Field(default="success", pattern=r"^(success|reward|pass_at_[1-9]\d*)$")
+    """What is compared: `success`, `reward`, or `pass_at_K` for a K of `evaluate.k`; of each held-out prompt."""
+    confidence: float = Field(default=0.95, gt=0, lt=1)
+    """Confidence of the interval of the difference, from a paired bootstrap over the held-out prompts."""
+    margin: float = Field(default=0.0, ge=0)
+    """A new policy is promoted where the lower end of that interval is above this."""
+    resamples: int = Field(default=10_000, ge=100)
+    """Resamples of the bootstrap."""
