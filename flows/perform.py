@@ -8,7 +8,7 @@ import polars as pl
 
 from flows import progress
 from flows.config import HardwareConfig, RunConfig, apply_overrides, make_config
-from flows.runs import open_run
+from flows.runs import History, open_run
 from stages.contract.errors import ConfigError
 from stages.contract.workspace import Job, Workspace
 from stages.sample.config import SampleConfig, TransformersEngine
@@ -25,7 +25,8 @@ def perform(root: Path, stage: str, k: int, overrides: dict[str, Any], hardware:
         overrides: dotted names and values by which this stage departs from the run's configuration.
         hardware: the machine; None takes that of the run's configuration.
     """
-    paths, config = open_run(root.parent, root.name)
+    paths, latest = open_run(root.parent, root.name)
+    config = History(paths).config(k, latest).model_copy(update={"hardware": latest.hardware})
     own = {name: value for name, value in overrides.items() if not name.startswith("hardware.")}
     if foreign := [name for name in own if name.split(".")[0] not in (stage, *_DECIDED_BY.get(stage, ()))]:
         raise ConfigError(f"--set {foreign[0]}: the stage {stage} takes settings that begin with `{stage}.`")

@@ -32,6 +32,7 @@ def place_of(stage: str) -> str:
 
 def stages_of(history: History, config: RunConfig, k: int) -> tuple[str, ...]:
     """The stages of iteration `k`, in order: `evaluate` where its turn has come, or where it was done once by hand."""
+    config = history.config(k, config)
     turn = config.evaluate is not None and k % config.evaluate.every == 0
     evaluated = turn or (config.evaluate is not None and history.manifest(k, "evaluate") is not None)
     return (START if k == 0 else ITERATION) + (("evaluate",) if evaluated else ())
@@ -42,7 +43,7 @@ def state_of(history: History, config: RunConfig, k: int, stage: str) -> StageSt
     manifest = history.manifest(k, place_of(stage))
     if manifest is None:
         return StageState(k, stage, "missing", "not done yet", None)
-    reason = _stale_reason(history, config, manifest, place_of(stage))
+    reason = _stale_reason(history, history.config(k, config), manifest, place_of(stage))
     if reason is not None:
         return StageState(k, stage, "stale", reason, manifest)
     departs = ", ".join(f"{name}={value}" for name, value in manifest.overrides.items())

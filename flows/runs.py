@@ -9,10 +9,12 @@ from pathlib import Path
 
 from flows.config import RunConfig, differences, dump_config, make_config, read_yaml
 from stages.contract.commit import write_text
+from stages.contract.digest import names_digest
 from stages.contract.errors import ArtifactError, ConfigError
 from stages.contract.lock import run_lock
 from stages.contract.manifest import Manifest, read_manifest
 from stages.contract.paths import RunPaths
+from stages.contract.pruned import pruned
 
 ARTIFACTS = Path(os.environ.get("GRPO_ARTIFACTS", "artifacts"))
 """The folder of all runs, unless the command says otherwise."""
@@ -28,7 +30,7 @@ def open_run(artifacts: Path, name: str) -> tuple[RunPaths, RunConfig]:
     if not paths.config.is_file():
         there = sorted(path.parent.name for path in artifacts.glob("*/run.yaml"))
         raise ConfigError(f"no run {name!r} in {artifacts}; there are: {', '.join(there) or 'none'}")
-    return paths, make_config(read_yaml(paths.config), str(paths.config))
+    return paths, read_config_file(paths.config)
 
 
 def check_same(paths: RunPaths, config: RunConfig) -> bool:
@@ -53,6 +55,11 @@ def check_same(paths: RunPaths, config: RunConfig) -> bool:
             "give this one another name with --run, or rerun single stages with `grpo stage … --set`"
         )
     return True
+
+
+def read_config_file(path: Path) -> RunConfig:
+    """A frozen configuration of a run."""
+    return make_config(read_yaml(path), str(path))
 
 
 @contextmanager
@@ -131,6 +138,14 @@ class History:
 
     paths: RunPaths
     _known: dict[tuple[int, str], Manifest | None] = field(default_factory=dict)
+    _former: list[tuple[int, RunConfig]] | None = None
+
+    def config(self, k: int, latest: RunConfig) -> RunConfig:
+        """The configuration of iteration `k`: `latest`, or in a fork, up to where it parted, the one that held then."""
+        if self._former is None:
+            files = sorted(self.paths.root.glob("run.[0-9]*.yaml"))
+            self._former = [(int(file.name.split(".")[1]), read_config_file(file)) for file in files]
+        return next((config for last, config in self._former if k <= last), latest)
 
     def manifest(self, k: int, place: str) -> Manifest | None:
         """The manifest in the stage folder `place` of iteration `k`; None where there is none or it is damaged."""
@@ -143,14 +158,29 @@ class History:
         return self._known[key]
 
     def damaged(self, k: int, place: str) -> list[str]:
-        """Outputs whose size is not what the manifest says, or which are missing."""
+        """Outputs whose size is not what the manifest says, or which are missing and were not removed by the rule."""
         manifest = self.manifest(k, place)
         folder = self.paths.stage(k, place)
+        gone = {name for name in (manifest.outputs if manifest else ()) if not (folder / name).is_file()}
+        missing = gone - pruned(folder) if gone else gone
         return [
             name
             for name, record in (manifest.outputs.items() if manifest else ())
-            if not (folder / name).is_file() or (folder / name).stat().st_size != record.size
+            if name in missing or (name not in gone and (folder / name).stat().st_size != record.size)
         ]
+
+    def pruned(self, k: int, place: str) -> list[str]:
+        """Outputs that the retention rule removed."""
+        folder = self.paths.stage(k, place)
+        return sorted(name for name in pruned(folder) if not (folder / name).is_file())
+
+    def policy_digest(self, k: int) -> str | None:
+        """The digest of iteration k's policy, by its maker's manifest; None where there is none."""
+        manifest = self.manifest(k, "update")
+        if manifest is None:
+            return None
+        files = {name: record.digest for name, record in manifest.outputs.items() if name.startswith("policy/")}
+        return names_digest({name.removeprefix("policy/"): digest for name, digest in files.items()})
 
     def last(self) -> int:
         """The last iteration of which a stage was done; 0 where there is none."""

@@ -19,14 +19,18 @@ app = typer.Typer()
 @app.command()
 def status(run: Run, as_json: Json = False, artifacts: Artifacts = ARTIFACTS) -> None:
     """Shows which stages of a run are current, stale or missing, and its figures."""
+    from flows.branch import read_fork
     from flows.reading import status as read
     from flows.resume import ITERATION, START
     from flows.runs import open_run
 
     paths, config = open_run(artifacts, run)
-    entries = read(paths, config)
+    entries, parent = read(paths, config), read_fork(paths)
     if as_json:
-        return write_json({"run": run, "iterations": entries})
+        forked = {"forked": {"run": parent.run, "iteration": parent.iteration}} if parent else {}
+        return write_json({"run": run, **forked, "iterations": entries})
+    if parent:
+        console.print(f"forked from {parent.run} at iteration {parent.iteration}", highlight=False)
     table = Table(
         title=f"{run}, {paths.root}", caption="a stage that is current shows seconds and rows", box=None, pad_edge=False
     )

@@ -52,6 +52,19 @@ def train(
 
 
 @app.command()
+def resume(
+    run: Run,
+    iterations: Annotated[int | None, typer.Option(min=1, help="Iterations to train up to.")] = None,
+    artifacts: Artifacts = ARTIFACTS,
+) -> None:
+    """Goes on with a run as its own configuration, run.yaml, says."""
+    from flows.runs import open_run
+
+    paths, _ = open_run(artifacts, run)
+    train(paths.config, iterations=iterations, artifacts=artifacts)
+
+
+@app.command()
 def stage(
     name: Annotated[str, typer.Argument(help="prompts, warmstart, sample, score, advantage, update or evaluate.")],
     run: Run,

@@ -39,6 +39,15 @@ class RunPaths:
         """The frozen configuration."""
         return self.root / "run.yaml"
 
+    def former_config(self, k: int) -> Path:
+        """In a fork, the configuration that the iterations up to `k` were made with."""
+        return self.root / f"run.{k:04d}.yaml"
+
+    @property
+    def fork(self) -> Path:
+        """In a fork, the record of the run that it parted from."""
+        return self.root / "fork.json"
+
     @property
     def lock(self) -> Path:
         """The file that holds the one writer's name."""

@@ -20,6 +20,7 @@ from stages.contract.digest import file_digest, names_digest
 from stages.contract.errors import ArtifactError
 from stages.contract.manifest import FileRecord, Manifest, code_version, package_versions, read_manifest
 from stages.contract.paths import RunPaths
+from stages.contract.pruned import pruned
 
 Progress = Callable[[int, int], None]
 """Called with (done, total) while a stage works."""
@@ -166,6 +167,8 @@ class Workspace:
         made_by = self.paths.stage_of(path)
         if made_by is None:
             return ""
+        if path.relative_to(made_by).as_posix() in pruned(made_by):
+            return "; the retention rule `keep` removed it: `grpo space` shows of which iterations all is there"
         stage = "warmstart" if made_by.name == "update" and int(made_by.parent.name) == 0 else made_by.name
         return (
             f"; run `grpo stage {stage} {self.paths.root.name} --iteration {int(made_by.parent.name)}` to make it again"

@@ -1,0 +1,144 @@
+"""A run that parts from another one: it shares the earlier iterations by hard links and goes on by itself."""
+
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from flows.config import RunConfig, apply_overrides, dump_config, make_config
+from flows.needs import missing_for
+from flows.resume import examine
+from flows.runs import History, open_run
+from stages.contract.commit import new_folder, write_text
+from stages.contract.digest import file_digest
+from stages.contract.errors import ArtifactError, ConfigError
+from stages.contract.paths import MANIFEST, RunPaths
+from stages.contract.pruned import PRUNED
+
+BEFORE = ("run", "prompts", "warmstart", "convention")
+"""Parts of the configuration that decide nothing after the start, so that a fork cannot change them."""
+
+
+class Fork(BaseModel):
+    """From where a run parted."""
+
+    model_config = ConfigDict(frozen=True)
+    run: str
+    """Name of the run that it parted from."""
+    iteration: int
+    """The last iteration that both have."""
+    policy: str
+    """Digest of that iteration's policy."""
+    overrides: dict[str, Any]
+    """Dotted names and values by which it departs from that run's configuration."""
+    when: str
+    """UTC, ISO 8601."""
+    manifests: dict[str, str]
+    """Digests of the manifests that both have, by their names in the run."""
+
+
+def read_fork(paths: RunPaths) -> Fork | None:
+    """From where a run parted; None where it began by itself.
+
+    Raises:
+        ArtifactError: the record cannot be read.
+    """
+    try:
+        return Fork.model_validate_json(paths.fork.read_bytes())
+    except FileNotFoundError:
+        return None
+    except ValidationError as error:
+        raise ArtifactError(
+            f"{paths.fork}: damaged ({error}); the run goes on without it once it is removed"
+        ) from error
+
+
+def fork(
+    artifacts: Path, run: str, at: int, name: str, overrides: Mapping[str, Any], say: Callable[[str], None]
+) -> RunPaths:
+    """Makes the run `name`, which has the iterations 0 to `at` of `run` and goes on from there by `overrides`.
+
+    No file is copied: both runs name the same files on the disk, and neither ever writes into one. What holds the
+    configuration of the shared iterations stands beside `run.yaml`.
+
+    Raises:
+        ConfigError: the name is taken, the iteration is not whole, or a setting belongs to what lies before the fork.
+    """
+    paths, config = open_run(artifacts, run)
+    new = RunPaths.named(artifacts, name)
+    if new.root.exists():
+        raise ConfigError(f"{new.root}: is there already; choose another name with --name")
+    if early := [key for key in overrides if key.split(".")[0] in BEFORE]:
+        raise ConfigError(f"--set {early[0]}: decides what lies before the fork; train a new run with `grpo train`")
+    wanted = make_config(apply_overrides(config.model_dump(mode="json"), overrides) | {"run": name}, "--set")
+    _check_whole(paths, config, at)
+    with new_folder(new.root) as folder:
+        copied = sum(not _link(source, folder / source.relative_to(paths.root)) for source in _shared(paths, at))
+        _freeze(paths, config, at, RunPaths(folder))
+        record = Fork(
+            run=run,
+            iteration=at,
+            policy=History(paths).policy_digest(at) or "",
+            overrides=dict(overrides),
+            when=datetime.now(UTC).isoformat("T", "seconds"),
+            manifests={
+                path.relative_to(folder).as_posix(): file_digest(path)
+                for path in sorted(folder.glob(f"iterations/*/*/{MANIFEST}"))
+            },
+        )
+        write_text(RunPaths(folder).fork, record.model_dump_json(indent=1))
+        write_text(RunPaths(folder).config, dump_config(wanted))
+        _check_whole(RunPaths(folder), wanted, at)
+    if copied:
+        say(f"{copied} files were copied, since {paths.root} and {new.root} cannot share files (two file systems?)")
+    return new
+
+
+def _check_whole(paths: RunPaths, config: RunConfig, at: int) -> None:
+    """Checks that iterations 0 to `at` are current, and that all is there from which the next one goes on."""
+    history, run = History(paths), paths.root.name
+    parent = read_fork(paths)
+    if parent is not None and at < parent.iteration:
+        raise ConfigError(f"iteration {at} of {run} is one that it shares: fork {parent.run} --at {at} instead")
+    for state in examine(history, config, at):
+        if state.status != "current":
+            raise ConfigError(
+                f"{run} cannot be forked at iteration {at}: {state.stage} of iteration {state.iteration} is "
+                f"{state.status} ({state.reason}); `grpo resume {run}` makes it"
+            )
+    if gone := missing_for(history, config, at + 1):
+        raise ConfigError(f"{run} cannot be forked at iteration {at}: the retention rule `keep` removed {gone[0]}")
+
+
+def _shared(paths: RunPaths, at: int) -> Iterator[Path]:
+    """The files of the stages of iterations 0 to `at`: the manifests, and what they name as far as it is there."""
+    history = History(paths)
+    for path in sorted(paths.iterations.glob(f"[0-9]*/*/{MANIFEST}")):
+        k, folder = int(path.parts[-3]), path.parent
+        if k > at or (manifest := history.manifest(k, folder.name)) is None:
+            continue
+        names = [*manifest.outputs, PRUNED, MANIFEST]
+        yield from (folder / name for name in names if (folder / name).is_file())
+
+
+def _link(source: Path, target: Path) -> bool:
+    """Gives a file a second name, or a copy where the file system cannot; whether it was linked."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+        return False
+    return True
+
+
+def _freeze(paths: RunPaths, config: RunConfig, at: int, new: RunPaths) -> None:
+    """Keeps the configurations that the shared iterations were made with."""
+    for former in paths.root.glob("run.[0-9]*.yaml"):
+        shutil.copyfile(former, new.root / former.name)
+    if not new.former_config(at).exists():
+        write_text(new.former_config(at), dump_config(config))
