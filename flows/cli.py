@@ -6,11 +6,25 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from flows.commands import history, nights, policies, reading, training
+from flows.commands import (
+    history,
+    nights,
+    policies,
+    reading,
+    serving,
+    training,
+)
 from stages.contract.errors import GrpoError
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False, help=__doc__)
-for part in (training, history, reading, policies, nights):
+for part in (
+    training,
+    serving,
+    history,
+    reading,
+    policies,
+    nights,
+):
     app.add_typer(part.app)
 
 INTERRUPTED = 130

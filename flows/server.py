@@ -1,4 +1,4 @@
-"""A Prefect server for the time of one command, where none is configured."""
+"""Prefect's server: the one that is configured, the one that `grpo serve` runs, or one for the time of one command."""
 
 import ctypes
 import os
@@ -12,11 +12,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from flows.claim import Owner, claim
 from stages.contract.errors import GrpoError
 
 START_LIMIT = 120
 """Seconds that a server may take to answer; a first start on a busy machine takes most of a minute."""
+CONFIGURED_LIMIT = 20
+"""Seconds that a server which should be running already may take."""
 PR_SET_PDEATHSIG = 1
+DATABASE = "PREFECT_API_DATABASE_CONNECTION_URL"
+EMBEDDED = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
+"""A server without the UI and without the services that a single command does not need."""
 
 
 def prefect_environment(artifacts: Path) -> None:
@@ -30,31 +36,48 @@ def prefect_environment(artifacts: Path) -> None:
         "PREFECT_SERVER_MEMO_STORE_PATH": str(home / "memo_store.toml"),
     }.items():
         os.environ.setdefault(name, value)
+    if password := os.environ.get("PREFECT_SERVER_API_AUTH_STRING"):
+        os.environ.setdefault("PREFECT_API_AUTH_STRING", password)
 
 
 @contextmanager
 def prefect_server(artifacts: Path) -> Iterator[Callable[[], None]]:
-    """Starts Prefect's own server on a free port of 127.0.0.1 and ends it afterwards, also when this process is killed.
+    """The server for one command: the one `PREFECT_API_URL` names, else that of a running `grpo serve`, else its own.
 
-    Where `PREFECT_API_URL` names a server, that one is used. What is yielded waits until the server answers, and is to
-    be called before the first flow; other work may come before it.
+    Its own is on a free port of 127.0.0.1, and ends with the command, also when this process is killed. A database is
+    never opened by two servers: beside another command's server it has a database for itself. What is yielded waits
+    until the server answers, and is to be called before the first flow; other work may come before it.
     """
     prefect_environment(artifacts)
     if configured := os.environ.get("PREFECT_API_URL"):
-        yield lambda: _wait(configured, None)
+        yield lambda: wait_until_it_answers(configured, None, CONFIGURED_LIMIT)
         return
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "flows.server", str(port), str(os.getpid())]
-    environment = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
+    home = Path(os.environ["PREFECT_HOME"])
+    with claim(home) as claimed:
+        if isinstance(claimed, Owner) and claimed.shared:
+            with _pointed_at(url := claimed.url):
+                yield lambda: wait_until_it_answers(url, None)
+            return
+        port = free_port("127.0.0.1", 0)
+        url = f"http://127.0.0.1:{port}/api"
+        if isinstance(claimed, Owner):
+            settings = EMBEDDED | ({} if DATABASE in os.environ else {DATABASE: "sqlite+aiosqlite:///:memory:"})
+        else:
+            claimed(url, False)
+            settings = EMBEDDED
+        with start_server("127.0.0.1", port, settings) as process, _pointed_at(url):
+            yield lambda: wait_until_it_answers(url, process)
+
+
+@contextmanager
+def start_server(host: str, port: int, settings: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
+    """Runs Prefect's server in a process of its own, which ends with this one, however that ends."""
+    command = [sys.executable, "-m", "flows.server", host, str(port), str(os.getpid())]
     with (Path(os.environ["PREFECT_HOME"]) / "server.log").open("wb") as log:
-        process = subprocess.Popen(command, env=os.environ | environment, stdout=log, stderr=log)
-    url = os.environ["PREFECT_API_URL"] = f"http://127.0.0.1:{port}/api"
+        process = subprocess.Popen(command, env=os.environ | settings, stdout=log, stderr=log)
     try:
-        yield lambda: _wait(url, process)
+        yield process
     finally:
-        del os.environ["PREFECT_API_URL"]
         process.terminate()
         try:
             process.wait(10)
@@ -63,35 +86,68 @@ def prefect_server(artifacts: Path) -> Iterator[Callable[[], None]]:
             process.wait()
 
 
-def _wait(url: str, process: subprocess.Popen[bytes] | None) -> None:
-    """Waits until a server answers.
+@contextmanager
+def _pointed_at(url: str) -> Iterator[None]:
+    os.environ["PREFECT_API_URL"] = url
+    try:
+        yield
+    finally:
+        del os.environ["PREFECT_API_URL"]
+
+
+def free_port(host: str, port: int) -> int:
+    """The port, where nothing listens on it; 0 takes any free one.
+
+    Raises:
+        GrpoError: the port is in use, or there is no such address here.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server itself: TIME_WAIT is no obstacle
+        try:
+            probe.bind((host, port))
+        except (OSError, OverflowError) as failure:
+            reason = getattr(failure, "strerror", None) or failure
+            raise GrpoError(f"the server cannot listen on {host}:{port} ({reason}); take another --port") from None
+        return int(probe.getsockname()[1])
+
+
+def wait_until_it_answers(url: str, process: subprocess.Popen[bytes] | None, limit: float = START_LIMIT) -> None:
+    """Waits until a server answers, for `limit` seconds at most.
 
     Raises:
         GrpoError: it does not, or its process has ended.
     """
-    deadline = time.monotonic() + START_LIMIT
+    deadline = time.monotonic() + limit
     while time.monotonic() < deadline:
         try:
             with urllib.request.urlopen(f"{url}/health", timeout=5):
                 return
         except OSError:
             time.sleep(0.1)
+        except ValueError:
+            raise GrpoError(f"PREFECT_API_URL is {url!r}; it has to look like http://127.0.0.1:4200/api") from None
         if process is not None and process.poll() is not None:
             raise GrpoError(f"Prefect's server ended at once; see {os.environ['PREFECT_HOME']}/server.log")
-    raise GrpoError(f"the Prefect server at {url} has not answered for {START_LIMIT} s; is PREFECT_API_URL right?")
+    raise GrpoError(f"the Prefect server at {url} has not answered for {limit} s; is PREFECT_API_URL right?")
 
 
-def _serve(port: int, parent: int) -> None:
-    """The server's own process: asks the kernel to be ended with its parent, then serves."""
+def end_with_parent(parent: int) -> bool:
+    """Asks the kernel to kill this process together with its parent; False where that one is gone already."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
+    return os.getppid() == parent
+
+
+def _serve(host: str, port: int, parent: int) -> None:
+    """The server's own process."""
+    if not end_with_parent(parent):
         return
     import uvicorn
 
     app = "prefect.server.api.server:create_app"
-    uvicorn.run(app, factory=True, host="127.0.0.1", port=port, log_level="error", lifespan="on")
+    uvicorn.run(app, factory=True, host=host, port=port, log_level="error", lifespan="on")
 
 
 if __name__ == "__main__":
-    _serve(*map(int, sys.argv[1:]))
+    _serve(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))

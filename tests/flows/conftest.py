@@ -1,12 +1,17 @@
 """The command `grpo`, run as users run it, and a small run made once."""
 
 import os
+import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from tests.flows.serving import Served
 
 ROOT = Path(__file__).parents[2]
 GRPO = Path(sys.executable).with_name("grpo")
@@ -35,3 +40,15 @@ def small_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = run_grpo(folder, "train", SMALL)
     assert done.returncode == 0, done.stdout + done.stderr
     return folder
+
+
+@pytest.fixture(scope="session")
+def served(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[Served]":
+    """One `grpo serve` for all tests: each uses runs of its own in it. `configs/small.yaml` is there to choose."""
+    from tests.flows.serving import serving
+
+    folder = tmp_path_factory.mktemp("served")
+    (folder / "configs").mkdir()
+    shutil.copy(SMALL, folder / "configs" / "small.yaml")
+    with serving(folder) as server:
+        yield server

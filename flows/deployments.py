@@ -1,0 +1,99 @@
+"""What can be started from the Prefect UI: flows with their defaults, registered on a work pool."""
+
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from prefect.deployments.runner import RunnerDeployment
+from prefect.flows import Flow
+from prefect.schedules import Schedule
+from prefect.types.entrypoint import EntrypointType
+
+from flows.stage import stage
+from flows.train import train
+
+HIDDEN = ("artifacts",)
+"""Parameters that whoever serves decides, by the environment of the flow's process."""
+
+
+@dataclass(frozen=True)
+class Offer:
+    """A flow as it is offered in the UI."""
+
+    flow: Flow[..., Any]
+    description: str
+    parameters: dict[str, Any] = field(default_factory=dict)
+    """What the form holds before it is filled in, where that is not the flow's own default."""
+    schedules: Sequence[Schedule] = ()
+
+
+def offers() -> list[Offer]:
+    """All that is offered, in the order of a run's life."""
+    return [
+        Offer(train, "Trains a run from a configuration, or goes on with it from the last stage in place."),
+        Offer(stage, "Runs one stage of one iteration again, as configured or with changed settings."),
+    ]
+
+
+def register(pool: str, configs: Sequence[str], job_variables: dict[str, Any]) -> dict[str, UUID]:
+    """Registers all deployments; what is registered already is brought up to date.
+
+    Args:
+        pool: the work pool that runs them.
+        configs: what the parameter `config` is chosen from.
+        job_variables: what the pool's worker is told beside its own defaults.
+
+    Returns:
+        The deployments' ids by the flows' names.
+    """
+    made = {}
+    for offer in offers():
+        deployment = _deployment(offer, pool, job_variables)
+        _shape_form(deployment, configs)
+        identity = deployment.apply()
+        assert isinstance(identity, UUID)  # not a coroutine: this is no event loop's thread
+        made[offer.flow.name] = identity
+    return made
+
+
+def process_variables(folder: Path, artifacts: Path) -> dict[str, Any]:
+    """What a worker of type `process` is told.
+
+    Args:
+        folder: where the flows run: paths of configurations are relative to it.
+        artifacts: the folder of all runs.
+    """
+    return {
+        "command": shlex.join([sys.executable, "-m", "flows.flow_process"]),
+        "working_dir": str(folder.resolve()),
+        "env": {"GRPO_ARTIFACTS": str(artifacts.resolve()), "PREFECT_LOGGING_LEVEL": "INFO"},
+    }
+
+
+def _deployment(offer: Offer, pool: str, job_variables: dict[str, Any]) -> RunnerDeployment:
+    made = offer.flow.to_deployment(
+        name=offer.flow.name,
+        description=offer.description,
+        parameters=offer.parameters,
+        schedules=list(offer.schedules) or None,
+        work_pool_name=pool,
+        job_variables=job_variables,
+        entrypoint_type=EntrypointType.MODULE_PATH,
+    )
+    assert isinstance(made, RunnerDeployment)  # no coroutine either
+    return made
+
+
+def _shape_form(deployment: RunnerDeployment, configs: Sequence[str]) -> None:
+    """Offers the configurations as a choice, and leaves out what is not for the user to say."""
+    schema = deployment._parameter_openapi_schema
+    for name in HIDDEN:
+        schema.properties.pop(name, None)
+    schema.required = [name for name in schema.required if name not in HIDDEN]
+    if (config := schema.properties.get("config")) is not None:
+        config["enum"] = list(configs)
+        config.setdefault("default", configs[0])

@@ -1,0 +1,62 @@
+"""The process of one flow run that a worker starts: it runs Prefect's engine and sees to it that nothing is left of it.
+
+The engine leads a process group of its own. The group is ended when the engine has ended, when the worker is gone, and
+some seconds after the worker has asked for the end (a cancellation) if the engine has not obeyed by then.
+"""
+
+import contextlib
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+from types import FrameType
+
+from flows.server import PR_SET_PDEATHSIG
+
+GRACE = 5
+"""Seconds in which the engine has to end when it is asked to."""
+
+
+def main() -> int:
+    """Runs the engine; gives its exit code, 0 where the end was asked for."""
+    parent = os.getppid()
+    asked = False
+    kernel = ctypes.CDLL(None)
+
+    def die_with_parent() -> None:
+        kernel.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+    engine = subprocess.Popen(
+        [sys.executable, "-m", "prefect.engine"],
+        start_new_session=True,
+        preexec_fn=die_with_parent,  # noqa: PLW1509 - there is one thread
+    )
+
+    def end(number: int, frame: FrameType | None) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(engine.pid, signal.SIGKILL)
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        nonlocal asked
+        asked = True
+        engine.send_signal(signal.SIGTERM)
+        signal.alarm(GRACE)
+
+    signal.signal(signal.SIGALRM, end)
+    signal.signal(signal.SIGHUP, end)
+    signal.signal(signal.SIGTERM, ask)
+    kernel.prctl(PR_SET_PDEATHSIG, signal.SIGHUP)
+    if os.getppid() != parent:
+        end(signal.SIGHUP, None)
+    os.waitid(os.P_PID, engine.pid, os.WEXITED | os.WNOWAIT)  # not reaped yet: its group's number is still its own
+    signal.alarm(0)
+    end(signal.SIGKILL, None)
+    code = engine.wait()
+    if asked:
+        return 0
+    return code if code >= 0 else 128 - code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

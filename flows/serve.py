@@ -1,0 +1,149 @@
+"""`grpo serve`: Prefect's server with its UI and a worker, which end together with this process, however it ends."""
+
+import ipaddress
+import os
+import select
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from flows.claim import Owner, claim
+from flows.server import (
+    CONFIGURED_LIMIT,
+    free_port,
+    prefect_environment,
+    start_server,
+    wait_until_it_answers,
+)
+from stages.contract.errors import ConfigError, GrpoError
+
+WORKER_SETTINGS = {
+    "PREFECT_WORKER_QUERY_SECONDS": "2",
+    "PREFECT_RUNNER_POLL_FREQUENCY": "2",
+    "PREFECT_LOGGING_LEVEL": "INFO",
+}
+"""How soon the worker sees what it is asked for, in seconds; whatever the user has set stays."""
+
+
+def serve(artifacts: Path, configs: list[str], host: str, port: int, slots: int, say: Callable[[str], None]) -> None:
+    """Serves until it is told to end.
+
+    Args:
+        artifacts: the folder of all runs; the server's database is in its `.prefect`.
+        configs: configuration files, relative to the working directory.
+        host: address that the server listens on.
+        port: its port.
+        slots: flow runs at a time.
+        say: told the UI's address when all is ready.
+
+    Raises:
+        GrpoError: the server or the worker does not start, or has ended by itself.
+    """
+    artifacts.mkdir(parents=True, exist_ok=True)
+    prefect_environment(artifacts)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    with ExitStack() as stack, claim(home := Path(os.environ["PREFECT_HOME"])) as claimed:
+        if isinstance(claimed, Owner):
+            raise GrpoError(_taken(home, claimed))
+        processes = []
+        if configured := os.environ.get("PREFECT_API_URL"):
+            wait_until_it_answers(configured, None, CONFIGURED_LIMIT)
+            url = configured
+        else:
+            check_host(host)
+            port = free_port(host, port)
+            url = os.environ["PREFECT_API_URL"] = f"http://{_reached_at(host)}:{port}/api"
+            claimed(url, True)
+            server = stack.enter_context(start_server(host, port, _server_settings(home, host, port)))
+            wait_until_it_answers(url, server)
+            processes.append(server)
+        worker = stack.enter_context(_worker(home, artifacts, slots, configs))
+        say(url.removesuffix("/api"))
+        ended = _first_to_end([*processes, worker])
+        which = "worker" if ended is worker else "server"
+        raise GrpoError(f"Prefect's {which} has ended with code {ended.wait()}; see {home}/{which}.log")
+
+
+def check_host(host: str) -> None:
+    """Refuses to listen to other machines without a password.
+
+    Raises:
+        ConfigError: it does.
+    """
+    if not is_loopback(host) and not os.environ.get("PREFECT_SERVER_API_AUTH_STRING"):
+        raise ConfigError(
+            f"--host {host}: whoever reaches this address could start processes here; set a password first, "
+            "PREFECT_SERVER_API_AUTH_STRING=user:password"
+        )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches the address."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _reached_at(host: str) -> str:
+    """The address by which processes of this machine reach a server that listens on `host`."""
+    reached = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"[{reached}]" if ":" in reached else reached
+
+
+def _taken(home: Path, owner: Owner) -> str:
+    what = f"grpo serve is running already, at {owner.url.removesuffix('/api')}" if owner.shared else "a command"
+    return f"{home}: {what} (process {owner.pid}) has the database; end it first" + (
+        "" if owner.shared else ", or wait for its end"
+    )
+
+
+def _server_settings(home: Path, host: str, port: int) -> dict[str, str]:
+    own = {
+        "PREFECT_SERVER_API_HOST": host,
+        "PREFECT_SERVER_API_PORT": str(port),
+        "PREFECT_UI_ENABLED": "1",
+        "PREFECT_UI_STATIC_DIRECTORY": str(home / "ui"),
+        "PREFECT_LOGGING_LEVEL": "WARNING",
+    }
+    return own | ({} if is_loopback(host) else {"PREFECT_UI_API_URL": "/api"})
+
+
+@contextmanager
+def _worker(home: Path, artifacts: Path, slots: int, configs: list[str]) -> Iterator["subprocess.Popen[bytes]"]:
+    """A process of `flows.worker` that is ready; it is killed afterwards, and its flow processes end with it."""
+    reads, writes = os.pipe()
+    told = [str(os.getpid()), str(writes), str(artifacts.resolve()), str(slots), *configs]
+    environment = WORKER_SETTINGS | {k: v for k, v in os.environ.items() if k != "PREFECT_LOGGING_LEVEL"}
+    with (home / "worker.log").open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "flows.worker", *told],
+            env=environment,
+            pass_fds=(writes,),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    os.close(writes)
+    try:
+        with os.fdopen(reads, "rb") as ready:
+            if not ready.read():
+                raise GrpoError(f"the worker did not start; see {home}/worker.log")
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _first_to_end(processes: list["subprocess.Popen[bytes]"]) -> "subprocess.Popen[bytes]":
+    """Waits until one of them ends."""
+    watched = {os.pidfd_open(process.pid): process for process in processes}
+    try:
+        return watched[select.select(list(watched), [], [])[0][0]]
+    finally:
+        for descriptor in watched:
+            os.close(descriptor)
