@@ -8,6 +8,7 @@ from rich.markup import escape
 
 from flows.commands import (
     history,
+    integrity,
     nights,
     policies,
     reading,
@@ -24,6 +25,7 @@ for part in (
     reading,
     policies,
     nights,
+    integrity,
 ):
     app.add_typer(part.app)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from flows.config import RunConfig, differences, dump_config, make_config, read_yaml
-from stages.contract.commit import write_text
+from stages.contract.commit import finish, write_text
 from stages.contract.digest import names_digest
 from stages.contract.errors import ArtifactError, ConfigError
 from stages.contract.lock import run_lock
@@ -63,6 +63,18 @@ def read_config_file(path: Path) -> RunConfig:
 
 
 @contextmanager
+def held(paths: RunPaths, say: Callable[[str], None]) -> Iterator[None]:
+    """Holds the run's lock; what a killed owner had made whole is put in place first.
+
+    Raises:
+        RunInUseError: another live process writes to the run.
+    """
+    with run_lock(paths.lock, say):
+        finish(paths.iterations)
+        yield
+
+
+@contextmanager
 def writing(paths: RunPaths, config: RunConfig, say: Callable[[str], None]) -> Iterator[None]:
     """Holds the run's lock, and makes the run where there is none; one in which no stage gets done leaves nothing.
 
@@ -77,7 +89,7 @@ def writing(paths: RunPaths, config: RunConfig, say: Callable[[str], None]) -> I
     ):
         raise ConfigError(f"{paths.root}: a folder that is no run is in the way; choose another name with --run")
     paths.root.mkdir(parents=True, exist_ok=True)
-    with run_lock(paths.lock, say):
+    with held(paths, say):
         try:
             if not check_same(paths, config) or _changed(paths, config):
                 write_text(paths.config, dump_config(config))

@@ -6,10 +6,9 @@ from typing import Any
 from prefect import flow
 
 from flows import progress
-from flows.runs import ARTIFACTS, open_run
+from flows.runs import ARTIFACTS, held, open_run
 from flows.tasks import StageName, run_stage
 from stages.contract.errors import ConfigError
-from stages.contract.lock import run_lock
 
 
 @flow(name="stage", flow_run_name="{stage} · {run}/{iteration}", persist_result=False)
@@ -34,5 +33,5 @@ def stage(
     paths, _ = open_run(Path(artifacts), run)
     if (stage in {"prompts", "warmstart"}) != (iteration == 0) and stage != "evaluate":
         raise ConfigError(f"{stage} is not a stage of iteration {iteration}")
-    with run_lock(paths.lock, say=progress.say):
+    with held(paths, progress.say):
         run_stage(str(paths.root), stage, iteration, force, overrides or {}, return_state=True).result()

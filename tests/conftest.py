@@ -1,4 +1,4 @@
-"""What several tests share: a tiny policy folder, made once."""
+"""What several tests share: a tiny policy folder and a small run, made once."""
 
 import os
 from pathlib import Path
@@ -29,3 +29,14 @@ def smollm2_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert done.returncode == 0, done.stderr
     assert "smollm2: made" in done.stdout
     return folder / "smollm2"
+
+
+@pytest.fixture(scope="session")
+def small_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which the small run was trained to its end, unbroken. Tests read it and never change it."""
+    from tests.flows.conftest import SMALL, run_grpo
+
+    folder = tmp_path_factory.mktemp("small")
+    done = run_grpo(folder, "train", SMALL)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder

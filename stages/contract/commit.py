@@ -13,11 +13,15 @@ from stages.contract.paths import MANIFEST, RunPaths
 
 
 def commit(paths: RunPaths, k: int, place: str, manifest: Manifest) -> None:
-    """Syncs the partial folder, writes the manifest last, and renames the folder into place."""
+    """Syncs the partial folder, writes the manifest last, and renames the folder into place.
+
+    What was in place moves to `superseded/` first. A kill between the two renames leaves the place empty and the new
+    output, whole, beside it: `finish` completes that.
+    """
     partial, target = paths.partial(k, place), paths.stage(k, place)
-    (partial / MANIFEST).write_text(manifest.model_dump_json(indent=1), encoding="utf-8")
     for path in [*partial.rglob("*"), partial]:
         sync(path)
+    write_text(partial / MANIFEST, manifest.model_dump_json(indent=1))
     if target.exists():
         n = 1
         while (old := paths.superseded(k, place, n)).exists():
@@ -27,6 +31,18 @@ def commit(paths: RunPaths, k: int, place: str, manifest: Manifest) -> None:
         sync(old.parent)
     partial.rename(target)
     sync(target.parent)
+
+
+def finish(iterations: Path) -> None:
+    """Puts in place what a killed process had made whole, where nothing is; to be called by the run's one writer.
+
+    A partial folder with a manifest is whole, since the manifest is written last, and by a rename.
+    """
+    for partial in sorted(iterations.glob("*/.*.partial")):
+        target = partial.with_name(partial.name.removeprefix(".").removesuffix(".partial"))
+        if (partial / MANIFEST).is_file() and not target.exists():
+            partial.rename(target)
+            sync(target.parent)
 
 
 @contextmanager

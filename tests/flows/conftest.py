@@ -1,4 +1,4 @@
-"""The command `grpo`, run as users run it, and a small run made once."""
+"""The command `grpo`, run as users run it."""
 
 import os
 import shutil
@@ -31,15 +31,6 @@ def run_grpo(folder: Path, *arguments: str | Path) -> subprocess.CompletedProces
     return subprocess.run(
         command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=600, check=False
     )
-
-
-@pytest.fixture(scope="session")
-def small_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which the small run was trained to its end, unbroken. Tests read it and never change it."""
-    folder = tmp_path_factory.mktemp("small")
-    done = run_grpo(folder, "train", SMALL)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return folder
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,36 @@
+"""`grpo verify`: whether a run is whole."""
+
+from dataclasses import asdict
+
+import typer
+from rich.markup import escape
+
+from flows.commands.options import Artifacts, Json, Run, console, write_json
+from flows.runs import ARTIFACTS
+
+app = typer.Typer()
+
+
+@app.command()
+def verify(run: Run, as_json: Json = False, artifacts: Artifacts = ARTIFACTS) -> None:
+    """Checks every file of every stage against its manifest, and the manifests against each other.
+
+    What is wrong is named with the stage to run again, and the exit code is 1.
+    """
+    from flows.runs import open_run
+    from flows.verify import verify as check
+
+    paths, _ = open_run(artifacts, run)
+    verdict = check(paths)
+    if as_json:
+        write_json({"run": run, **asdict(verdict)})
+    else:
+        for problem in verdict.problems:
+            console.print(
+                escape(f"{problem.file}: {problem.problem}; `{problem.remedy}`"), highlight=False, soft_wrap=True
+            )
+        checked = f"{verdict.stages} stages, {verdict.files} files, {verdict.size / 1e6:.1f} MB"
+        told = f"{len(verdict.problems)} problems" if verdict.problems else "all as their manifests say"
+        console.print(f"{run}: {checked}: {told}", highlight=False, soft_wrap=True)
+    if verdict.problems:
+        raise typer.Exit(1)

@@ -1,0 +1,117 @@
+"""Checks a whole run: every file against its maker's manifest, and every manifest against those it was made from."""
+
+import json
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from flows.resume import made_by
+from flows.runs import History
+from stages.contract.digest import file_digest
+from stages.contract.errors import ArtifactError
+from stages.contract.manifest import FileRecord, Manifest, read_manifest
+from stages.contract.paths import MANIFEST, RunPaths
+from stages.contract.pruned import PRUNED, pruned
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something that is not as a manifest says."""
+
+    iteration: int
+    stage: str
+    """The stage to run again."""
+    file: str
+    """Relative to the run."""
+    problem: str
+    remedy: str
+    """The command that makes it right."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What was checked, and what is wrong with it."""
+
+    stages: int
+    files: int
+    size: int
+    """Bytes."""
+    problems: list[Problem]
+
+
+def verify(paths: RunPaths) -> Verdict:
+    """Checks all stages in place, in their order; what the retention rule removed is no problem.
+
+    `superseded/` counts for nothing and is not read.
+    """
+    history = History(paths)
+    manifests: list[Manifest] = []
+    problems: list[Problem] = []
+    for folder in sorted(path for path in paths.iterations.glob("[0-9]*/[!.]*") if path.is_dir()):
+        k, place = int(folder.parent.name), folder.name
+        try:
+            manifest = read_manifest(folder)
+        except ArtifactError as error:
+            problems.append(_problem(paths, k, place, None, folder / MANIFEST, str(error).partition(": ")[2]))
+            continue
+        if manifest is None:
+            problems.append(_problem(paths, k, place, None, folder / MANIFEST, "missing"))
+            continue
+        manifests.append(manifest)
+        for name, told in _files(folder, manifest.outputs):
+            problems.append(_problem(paths, k, place, manifest, folder / name, told))
+        for name, told in _chain(history, manifest):
+            problems.append(_problem(paths, k, place, manifest, paths.root / name, told))
+    records = [record for manifest in manifests for record in manifest.outputs.values()]
+    return Verdict(len(manifests), len(records), sum(record.size for record in records), problems)
+
+
+def _files(folder: Path, outputs: dict[str, FileRecord]) -> Iterator[tuple[str, str]]:
+    """What is wrong with a stage's files, by name."""
+    removed = pruned(folder)
+    owners = {record.digest: name for name, record in outputs.items()}
+    for name, record in outputs.items():
+        path = folder / name
+        if name in removed and not path.exists():
+            continue
+        if path.is_symlink() or not path.is_file():
+            yield name, "a symbolic link" if path.is_symlink() else "missing"
+            continue
+        size = path.stat().st_size
+        if (digest := file_digest(path)) == record.digest:
+            continue
+        if size == 0:
+            yield name, f"empty; {record.size} bytes are wanted"
+        elif digest in owners:
+            yield name, f"swapped: it holds the content of {owners[digest]}"
+        elif size != record.size:
+            yield name, f"{'truncated' if size < record.size else 'too long'}: {size} bytes of {record.size}"
+        else:
+            yield name, "damaged: its content is not what the manifest says"
+    known = {MANIFEST, PRUNED, *outputs}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if name not in known and not path.is_dir():
+            yield name, "not listed in the manifest: remove it, or run the stage again"
+
+
+def _chain(history: History, manifest: Manifest) -> Iterator[tuple[str, str]]:
+    """Inputs that are no longer what their makers say they wrote."""
+    for name, record in manifest.inputs.items():
+        if (made := made_by(name)) is None:
+            continue
+        source = history.manifest(*made)
+        output = source.outputs.get(name.split("/", 3)[3]) if source else None
+        if output is None:
+            yield name, f"read by {manifest.stage} of iteration {manifest.iteration}, and no manifest names it"
+        elif output.digest != record.digest:
+            yield name, f"another one now than {manifest.stage} of iteration {manifest.iteration} was made from"
+
+
+def _problem(paths: RunPaths, k: int, place: str, manifest: Manifest | None, file: Path, told: str) -> Problem:
+    stage = manifest.stage if manifest else "warmstart" if (k, place) == (0, "update") else place
+    overrides = manifest.overrides if manifest else {}
+    settings = [f"--set {shlex.quote(f'{name}={json.dumps(value)}')}" for name, value in overrides.items()]
+    remedy = " ".join(["grpo stage", stage, paths.root.name, f"--iteration {k}", *settings])
+    return Problem(k, stage, paths.relative(file), told, remedy)
