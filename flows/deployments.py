@@ -13,6 +13,7 @@ from prefect.flows import Flow
 from prefect.schedules import Schedule
 from prefect.types.entrypoint import EntrypointType
 
+from flows.fork import fork
 from flows.stage import stage
 from flows.train import train
 
@@ -36,6 +37,7 @@ def offers() -> list[Offer]:
     return [
         Offer(train, "Trains a run from a configuration, or goes on with it from the last stage in place."),
         Offer(stage, "Runs one stage of one iteration again, as configured or with changed settings."),
+        Offer(fork, "Makes a run that shares another one's earlier iterations, and goes on from there."),
     ]
 
 

@@ -38,6 +38,13 @@ def stages_of(history: History, config: RunConfig, k: int) -> tuple[str, ...]:
     return (START if k == 0 else ITERATION) + (("evaluate",) if evaluated else ())
 
 
+def after(history: History, config: RunConfig, k: int, stage: str, last: int) -> Iterator[tuple[int, str]]:
+    """The stages that come after `stage` of iteration `k`, up to the end of iteration `last`, in order."""
+    here = stages_of(history, config, k)
+    yield from ((k, name) for name in (here[here.index(stage) + 1 :] if stage in here else ()))
+    yield from ((j, name) for j in range(k + 1, last + 1) for name in stages_of(history, config, j))
+
+
 def state_of(history: History, config: RunConfig, k: int, stage: str) -> StageState:
     """A stage's state by its manifest and those of the stages it read from; whether these are stale is not asked."""
     manifest = history.manifest(k, place_of(stage))

@@ -6,7 +6,8 @@ from typing import Any
 from prefect import flow
 
 from flows import progress
-from flows.runs import ARTIFACTS, held, open_run
+from flows.resume import after
+from flows.runs import ARTIFACTS, History, held, open_run
 from flows.tasks import StageName, run_stage
 from stages.contract.errors import ConfigError
 
@@ -18,6 +19,7 @@ def stage(
     iteration: int,
     force: bool = True,
     overrides: dict[str, Any] | None = None,
+    through: int | None = None,
     artifacts: str = str(ARTIFACTS),
 ) -> None:
     """Runs one stage of one iteration again; what it replaces moves to the run's folder `superseded`.
@@ -28,10 +30,18 @@ def stage(
         iteration: Iteration, from 1; 0 for prompts, warmstart and evaluate of the starting policy.
         force: Run it even if its output is current.
         overrides: Dotted names of this stage's configuration fields and their values, e.g. {"advantage.scale": "none"}.
+        through: Also make what of it follows, up to the end of this iteration; empty runs the stage alone.
         artifacts: Folder of all runs.
     """
-    paths, _ = open_run(Path(artifacts), run)
+    paths, config = open_run(Path(artifacts), run)
     if (stage in {"prompts", "warmstart"}) != (iteration == 0) and stage != "evaluate":
         raise ConfigError(f"{stage} is not a stage of iteration {iteration}")
+    last = History(paths).last()
+    if through is not None and not iteration <= through <= last:
+        raise ConfigError(
+            f"through is {through}: an iteration from {iteration} to {last}, the last one there is, is wanted"
+        )
     with held(paths, progress.say):
         run_stage(str(paths.root), stage, iteration, force, overrides or {}, return_state=True).result()
+        for k, following in after(History(paths), config, iteration, stage, through) if through is not None else ():
+            run_stage(str(paths.root), following, k, return_state=True).result()

@@ -39,7 +39,13 @@ def train(
     last = iterations or resolved.iterations
     with writing(paths, resolved, progress.say):
         history = History(paths)
-        first = next((s.iteration for s in examine(history, resolved, last) if s.status != "current"), None)
+        todo = [state for state in examine(history, resolved, last) if state.status != "current"]
+        first = todo[0].iteration if todo else None
+        if stale := next((state for state in todo if state.status == "stale"), None):
+            progress.say(
+                f"{stale.stage} of iteration {stale.iteration} is stale ({stale.reason}): it and what follows from it "
+                "are made again, what they replace moves to superseded"
+            )
         for k in range(last + 1 if first is None else first, last + 1):
             for stage in stages_of(history, resolved, k):
                 run_stage(str(paths.root), stage, k, hardware=hardware, return_state=True).result()

@@ -70,6 +70,8 @@ def stage(
     run: Run,
     iteration: Annotated[int, typer.Option(min=0, help="Iteration; 0 for prompts and warmstart.")],
     set_: Set = None,
+    cascade: Annotated[bool, typer.Option("--cascade", help="Also makes what follows in that iteration.")] = False,
+    through: Annotated[int | None, typer.Option(help="Also makes what follows, up to this iteration.")] = None,
     artifacts: Artifacts = ARTIFACTS,
 ) -> None:
     """Runs one stage of one iteration again, and says what that made stale."""
@@ -92,7 +94,8 @@ def stage(
         with Display(console, config.iterations) as display:
             progress.watch(display)
             wait_for_server()
-            flow(cast(StageName, name), run, iteration, True, overrides, str(artifacts))
+            to = iteration if cascade and through is None else through
+            flow(cast(StageName, name), run, iteration, True, overrides, to, str(artifacts))
     from flows.reading import status as read
 
     entries = read(paths, config)

@@ -54,12 +54,34 @@ def test_a_rerun_with_another_weight_makes_stale_what_follows_and_training_makes
 
     again = run_grpo(folder, "train", SMALL)
     assert again.returncode == 0, again.stdout + again.stderr
+    assert "advantage of iteration 2 is stale (iterations/0002/score/scores.parquet has changed)" in again.stdout
     final = states(folder)
     assert {status for status, _ in final.values()} == {"current"}
     assert final[2, "score"][1] == "with score.rewards.1.weight=1.0"
     assert (run / "superseded/0003/update.1/policy/model.safetensors").is_file()
     assert (run / "superseded/0002/score.1").is_dir()
     assert not (run / "superseded/0001").exists()
+
+
+def test_a_cascade_ends_with_its_iteration_or_with_the_one_asked_for(folder):
+    run = folder / "artifacts" / "small"
+    weights = run / "iterations/0003/update/policy/model.safetensors"
+    original = weights.read_bytes()
+    rerun = ("stage", "score", "small", "--iteration", "2", "--set", "score.rewards.1.weight=1.0")
+    for asked, stale in (
+        (("--cascade",), ["sample", "score", "advantage", "update", "evaluate"]),
+        (("--through", "3"), []),
+    ):
+        done = run_grpo(folder, *rerun, *asked)
+        assert done.returncode == 0, done.stdout + done.stderr
+        found = [(k, stage) for (k, stage), (status, _) in states(folder).items() if status != "current"]
+        assert found == [(3, stage) for stage in stale]
+        assert ("nothing is stale" in done.stdout) == (not stale)
+        assert (weights.read_bytes() == original) == bool(stale)
+    assert (run / "superseded/0003/update.1/policy/model.safetensors").read_bytes() == original
+    refused = run_grpo(folder, *rerun, "--through", "4")
+    assert refused.returncode == 2
+    assert "through is 4: an iteration from 2 to 3, the last one there is, is wanted" in refused.stderr
 
 
 def test_a_damaged_file_is_made_again_by_training(folder):
