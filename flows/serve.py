@@ -60,7 +60,8 @@ def serve(artifacts: Path, configs: list[str], host: str, port: int, slots: int,
             server = stack.enter_context(start_server(host, port, _server_settings(home, host, port)))
             wait_until_it_answers(url, server)
             processes.append(server)
-        worker = stack.enter_context(_worker(home, artifacts, slots, configs))
+        whose = "other" if configured else "own"
+        worker = stack.enter_context(_worker(home, str(artifacts.resolve()), str(slots), whose, *configs))
         say(url.removesuffix("/api"))
         ended = _first_to_end([*processes, worker])
         which = "worker" if ended is worker else "server"
@@ -113,14 +114,13 @@ def _server_settings(home: Path, host: str, port: int) -> dict[str, str]:
 
 
 @contextmanager
-def _worker(home: Path, artifacts: Path, slots: int, configs: list[str]) -> Iterator["subprocess.Popen[bytes]"]:
+def _worker(home: Path, *told: str) -> Iterator["subprocess.Popen[bytes]"]:
     """A process of `flows.worker` that is ready; it is killed afterwards, and its flow processes end with it."""
     reads, writes = os.pipe()
-    told = [str(os.getpid()), str(writes), str(artifacts.resolve()), str(slots), *configs]
     environment = WORKER_SETTINGS | {k: v for k, v in os.environ.items() if k != "PREFECT_LOGGING_LEVEL"}
     with (home / "worker.log").open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "flows.worker", *told],
+            [sys.executable, "-m", "flows.worker", str(os.getpid()), str(writes), *told],
             env=environment,
             pass_fds=(writes,),
             stdin=subprocess.DEVNULL,

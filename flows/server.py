@@ -33,6 +33,7 @@ def prefect_environment(artifacts: Path) -> None:
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "DO_NOT_TRACK": "1",
         "PREFECT_LOGGING_LEVEL": "CRITICAL",
+        "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
         "PREFECT_SERVER_MEMO_STORE_PATH": str(home / "memo_store.toml"),
     }.items():
         os.environ.setdefault(name, value)

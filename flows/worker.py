@@ -12,12 +12,15 @@ POOL = "grpo"
 RESTARTED = "grpo serve was ended while it ran; it goes on from the last stage in place"
 
 
-def prepare(configs: list[str], artifacts: Path, slots: int) -> None:
-    """Brings pool and deployments on the server up to date, and takes up what an earlier `grpo serve` left running."""
+def prepare(configs: list[str], artifacts: Path, slots: int, own_server: bool) -> None:
+    """Brings what is served on the server up to date, and takes up what an earlier `grpo serve` left running."""
+    from flows.automations import apply, crash_rules
     from flows.deployments import process_variables, register
 
     asyncio.run(_make_pool(slots))
-    register(POOL, configs, process_variables(Path.cwd(), artifacts))
+    made = register(POOL, configs, process_variables(Path.cwd(), artifacts))
+    apply(crash_rules(made.values(), own_server))
+    asyncio.run(_take_up())
 
 
 async def _make_pool(slots: int) -> None:
@@ -34,11 +37,11 @@ async def _make_pool(slots: int) -> None:
     )
     async with get_client() as client:
         await client.create_work_pool(pool, overwrite=True)
-        await _take_up(client)
 
 
-async def _take_up(client: Any) -> None:
+async def _take_up() -> None:
     """Schedules again what was at work when the worker before this one ended: its processes ended with it."""
+    from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import (
         FlowRunFilter,
         FlowRunFilterState,
@@ -50,14 +53,15 @@ async def _take_up(client: Any) -> None:
     from prefect.states import AwaitingRetry, Cancelled
 
     at_work = [StateType.RUNNING, StateType.PENDING, StateType.CANCELLING]
-    left = await client.read_flow_runs(
-        flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=at_work))),
-        work_pool_filter=WorkPoolFilter(name=WorkPoolFilterName(any_=[POOL])),
-    )
-    for run in left:
-        cancelled = run.state is not None and run.state.is_cancelling()
-        state: State[Any] = Cancelled() if cancelled else AwaitingRetry(message=RESTARTED)
-        await client.set_flow_run_state(run.id, state, force=True)
+    async with get_client() as client:
+        left = await client.read_flow_runs(
+            flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=at_work))),
+            work_pool_filter=WorkPoolFilter(name=WorkPoolFilterName(any_=[POOL])),
+        )
+        for run in left:
+            cancelled = run.state is not None and run.state.is_cancelling()
+            state: State[Any] = Cancelled() if cancelled else AwaitingRetry(message=RESTARTED)
+            await client.set_flow_run_state(run.id, state, force=True)
 
 
 async def _work(slots: int) -> None:
@@ -67,15 +71,16 @@ async def _work(slots: int) -> None:
     await worker.start(printer=lambda *_: None)
 
 
-def main(parent: int, ready: int, artifacts: Path, slots: int, configs: list[str]) -> None:
+def main(parent: int, ready: int, artifacts: Path, slots: int, own_server: bool, configs: list[str]) -> None:
     """The worker's own process. It writes a word to the pipe `ready` when what is asked for would be done."""
     if not end_with_parent(parent):
         return
-    prepare(configs, artifacts, slots)
+    prepare(configs, artifacts, slots, own_server)
     os.write(ready, b"ready")
     os.close(ready)
     asyncio.run(_work(slots))
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4]), sys.argv[5:])
+    _parent, _ready, _artifacts, _slots, _own, *_configs = sys.argv[1:]
+    main(int(_parent), int(_ready), Path(_artifacts), int(_slots), _own == "own", _configs)
