@@ -1,0 +1,152 @@
+"""Places at which a training process can be made to die: each write, sync, rename, generation and optimizer step.
+
+The traps wrap what the process calls, after it was forked; the code under test knows nothing of them. A place has a
+name that is the same in each process that comes by it: what happens, to which file of the run, and how often it did before.
+"""
+
+import os
+import resource
+import shutil
+import signal
+import sys
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+Tell = Callable[[str, int], None]
+"""Told of each place when it is reached, with the size of the file that is written there."""
+
+WRITES = os.O_WRONLY | os.O_RDWR
+
+
+def die() -> None:
+    """Ends this process at once, as `kill -9` does."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def set_traps(root: Path, at: str | None, limit: int, tell: Tell) -> None:
+    """Wraps what this process calls, for good.
+
+    Args:
+        root: the run's folder; only what happens in it is a place.
+        at: the place to die at; None dies nowhere.
+        limit: bytes after which a file that is being written is cut, where `at` is inside a write: the kernel ends the
+            process in the middle of the write, whatever language it is done in.
+        tell: is told of every place.
+    """
+    seen: Counter[str] = Counter()
+
+    def reach(kind: str, where: str, size: int = 0) -> bool:
+        seen[f"{kind} {where}"] += 1
+        place = f"{kind} {where} #{seen[f'{kind} {where}']}"
+        tell(place, size)
+        if place == at and kind != "write":
+            die()
+        return place == at
+
+    def inside(path: Any) -> str | None:
+        if not isinstance(path, str | os.PathLike):
+            return None
+        full = Path(path).absolute()
+        return full.relative_to(root).as_posix() if full.is_relative_to(root) else None
+
+    _on_audit(reach, inside)
+    _on_calls(reach, inside)
+    _on_writes(reach, inside, limit)
+    _on_work(reach)
+
+
+def _on_audit(reach: Callable[..., bool], inside: Callable[[Any], str | None]) -> None:
+    """What Python itself announces just before it does it."""
+
+    def hook(event: str, arguments: tuple[Any, ...]) -> None:
+        if (
+            event == "open"
+            and isinstance(arguments[2], int)
+            and arguments[2] & WRITES
+            and (where := inside(arguments[0]))
+        ):
+            reach("open", where)
+        elif event in {"os.mkdir", "os.remove", "os.rmdir", "shutil.rmtree"} and (where := inside(arguments[0])):
+            reach(event.split(".")[1], where)
+
+    sys.addaudithook(hook)
+
+
+def _on_calls(reach: Callable[..., bool], inside: Callable[[Any], str | None]) -> None:
+    """Before and after each rename, and before each sync."""
+
+    def renaming(original: Callable[..., None]) -> Callable[..., None]:
+        def call(source: Any, target: Any, **options: Any) -> None:
+            where = inside(target)
+            if where:
+                reach("rename", where)
+            original(source, target, **options)
+            if where:
+                reach("renamed", where)
+
+        return call
+
+    os.rename, os.replace = renaming(os.rename), renaming(os.replace)  # type: ignore[assignment]
+    sync = os.fsync
+
+    def fsync(descriptor: Any) -> None:
+        if where := inside(Path(f"/proc/self/fd/{descriptor}").readlink()):
+            reach("sync", where)
+        sync(descriptor)
+
+    os.fsync = fsync  # type: ignore[assignment]
+
+
+def _on_writes(reach: Callable[..., bool], inside: Callable[[Any], str | None], limit: int) -> None:
+    """In the middle of each write of a file, by a limit on its size that the kernel keeps."""
+
+    def writing(original: Callable[..., Any], path_of: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **options: Any) -> Any:
+            where = inside(path_of(*arguments, **options))
+            if where is None:
+                return original(*arguments, **options)
+            if armed := reach("write", where):
+                resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+                signal.signal(signal.SIGXFSZ, signal.SIG_DFL)  # Python ignores it
+                resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+            out = original(*arguments, **options)
+            assert not armed, f"{where} was written in spite of a limit of {limit} bytes"
+            reach("written", where, Path(path_of(*arguments, **options)).stat().st_size)
+            return out
+
+        return call
+
+    import pyarrow.parquet
+    import transformers.modeling_utils
+
+    import stages.contract.weights
+
+    pyarrow.parquet.write_table = writing(pyarrow.parquet.write_table, lambda table, where, **_: where)
+    for module, name in ((stages.contract.weights, "save_file"), (transformers.modeling_utils, "safe_save_file")):
+        setattr(module, name, writing(getattr(module, name), lambda tensors, filename, *_, **__: filename))
+    shutil.copyfile = writing(shutil.copyfile, lambda source, target, **_: target)
+    Path.write_text = writing(Path.write_text, lambda path, *_, **__: path)  # type: ignore[method-assign]
+
+
+def _on_work(reach: Callable[..., bool]) -> None:
+    """While the engine generates, and before and after the optimizer steps."""
+    import torch
+
+    from stages.sample.transformers_engine import TransformersSampler
+
+    forward, step = TransformersSampler._forward, torch.optim.AdamW.step
+
+    def generating(self: Any, *arguments: Any) -> Any:
+        reach("generate", "engine")
+        return forward(self, *arguments)
+
+    def stepping(self: Any, *arguments: Any, **options: Any) -> Any:
+        reach("step", "optimizer")
+        out = step(self, *arguments, **options)
+        reach("stepped", "optimizer")
+        return out
+
+    TransformersSampler._forward = generating  # type: ignore[method-assign]
+    torch.optim.AdamW.step = stepping  # type: ignore[method-assign]
