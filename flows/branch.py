@@ -119,7 +119,7 @@ def _shared(paths: RunPaths, at: int) -> Iterator[Path]:
     history = History(paths)
     for path in sorted(paths.iterations.glob(f"[0-9]*/*/{MANIFEST}")):
         k, folder = int(path.parts[-3]), path.parent
-        if k > at or (manifest := history.manifest(k, folder.name)) is None:
+        if k > at or folder.name.startswith(".") or (manifest := history.manifest(k, folder.name)) is None:
             continue
         names = [*manifest.outputs, PRUNED, MANIFEST]
         yield from (folder / name for name in names if (folder / name).is_file())

@@ -36,6 +36,21 @@ class HardwareConfig(Config):
     """Threads of torch on the CPU; null leaves it to torch. Another number may change the last bits of results."""
 
 
+class KeepConfig(Config):
+    """The retention rule. Tables, the starting policy, the last iteration and the promoted policy always stay."""
+
+    last: int = Field(default=2, ge=1)
+    """Policies of so many of the last iterations stay."""
+    every: int | None = Field(default=None, gt=0)
+    """Policies of each iteration that this divides stay; null: of none."""
+    best: int = Field(default=1, ge=0)
+    """So many policies of the highest held-out success stay."""
+    optimizer: Literal["last", "kept"] = "last"
+    """Optimizer states that stay: of the last iteration, or of each whose policy stays, so that it can be forked."""
+    superseded: bool = True
+    """Whether what reruns replaced stays."""
+
+
 class RunConfig(Config):
     """A run."""
 
@@ -66,6 +81,8 @@ class RunConfig(Config):
     """Measuring on held-out prompts; null never does."""
     promotion: PromotionConfig = operational(PromotionConfig())
     """Which policy is held to be the best."""
+    keep: KeepConfig | None = operational(None)
+    """Which policies stay on the disk; other weights are removed after each iteration. null keeps all."""
     hardware: HardwareConfig = HardwareConfig()
     """The machine."""
 

@@ -12,6 +12,7 @@ from stages.contract.errors import ArtifactError
 from stages.contract.manifest import read_manifest
 from stages.contract.paths import RunPaths
 from stages.contract.policy import base_of
+from stages.contract.pruned import pruned
 
 
 def proved_policy(paths: RunPaths, iteration: int | None) -> tuple[int, list[Path]]:
@@ -32,7 +33,8 @@ def proved_policy(paths: RunPaths, iteration: int | None) -> tuple[int, list[Pat
     files = {made_by / name: record for name, record in manifest.outputs.items() if name.startswith("policy/")}
     for path, record in files.items():
         if not path.is_file():
-            raise ArtifactError(f"{path}: missing")
+            removed = path.relative_to(made_by).as_posix() in pruned(made_by)
+            raise ArtifactError(f"{path}: {'the retention rule `keep` removed it' if removed else 'missing'}")
         if file_digest(path) != record.digest:
             raise ArtifactError(f"{path}: its content is not what its manifest says")
     if base_of(paths.policy(k)) is not None:

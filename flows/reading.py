@@ -5,7 +5,7 @@ from typing import Any
 import polars as pl
 
 from flows.config import RunConfig
-from flows.resume import StageState, examine
+from flows.resume import StageState, examine, place_of
 from flows.runs import History, chosen
 from flows.summary import iteration_metrics
 from stages.contract import tables
@@ -36,6 +36,7 @@ def status(paths: RunPaths, config: RunConfig, iterations: int | None = None) ->
     out: list[dict[str, Any]] = [{"iteration": k, "stages": {}} for k in range(last + 1)]
     for state in examine(history, config, last):
         out[state.iteration]["stages"][state.stage] = _stage(state)
+        out[state.iteration]["stages"][state.stage]["pruned"] = history.pruned(state.iteration, place_of(state.stage))
     for entry in out:
         entry["metrics"] = iteration_metrics(history, entry["iteration"])
     return out

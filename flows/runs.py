@@ -126,11 +126,12 @@ def chosen(paths: RunPaths, made: str, iteration: int | None, what: str) -> int:
     if not done:
         raise ConfigError(f"{paths.root}: there is no {what} yet")
     if iteration is not None and iteration not in done:
-        raise ConfigError(f"{paths.root}: no {what} of iteration {iteration}; there are {_ranges(done)}")
+        raise ConfigError(f"{paths.root}: no {what} of iteration {iteration}; there are {ranges(done)}")
     return done[-1] if iteration is None else iteration
 
 
-def _ranges(numbers: list[int]) -> str:
+def ranges(numbers: list[int]) -> str:
+    """Numbers in order as text: 1–3, 5."""
     parts: list[list[int]] = []
     for number in numbers:
         if parts and number == parts[-1][-1] + 1:

@@ -8,6 +8,7 @@ from prefect import flow
 from flows import progress
 from flows.config import check_outside, read_config
 from flows.resume import examine, stages_of
+from flows.retain import retain
 from flows.runs import ARTIFACTS, History, check_same, writing
 from flows.tasks import run_stage
 from stages.contract.paths import RunPaths
@@ -50,3 +51,4 @@ def train(
             for stage in stages_of(history, resolved, k):
                 run_stage(str(paths.root), stage, k, hardware=hardware, return_state=True).result()
             progress.iteration_done(paths, k)
+            retain(paths, resolved, k, progress.say)

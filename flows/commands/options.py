@@ -21,6 +21,15 @@ def figure(value: float | None) -> str:
     return "–" if value is None else f"{value:.4f}"
 
 
+def size(count: float) -> str:
+    """Bytes, in the unit that suits them."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" or count >= 100 else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
 def write_json(data: Any) -> None:
     """Writes JSON to standard output."""
     print(json.dumps(data, ensure_ascii=False, default=str))

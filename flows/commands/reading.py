@@ -46,6 +46,7 @@ def status(run: Run, as_json: Json = False, artifacts: Artifacts = ARTIFACTS) ->
     for name in START:
         console.print(f"{name}: {_cell(entries[0]['stages'][name])}")
     console.print(table)
+    _list_pruned(entries)
     list_stale(entries)
     return None
 
@@ -138,6 +139,20 @@ def fields() -> None:
     from flows.fields import markdown
 
     print(markdown())
+
+
+def _list_pruned(entries: list[dict[str, Any]]) -> None:
+    """Says of which iterations the retention rule removed what."""
+    from flows.runs import ranges
+
+    gone: dict[str, list[int]] = {}
+    for entry in entries:
+        names = entry["stages"].get("update", {}).get("pruned", [])
+        for what in dict.fromkeys("policy" if name.startswith("policy/") else name.split("/")[0] for name in names):
+            gone.setdefault(what.removesuffix(".safetensors"), []).append(entry["iteration"])
+    if gone:
+        told = "; ".join(f"{what} of {ranges(ks)}" for what, ks in gone.items())
+        console.print(f"removed by the retention rule: {told}", highlight=False)
 
 
 def _cell(state: dict[str, Any] | None) -> str:
