@@ -54,6 +54,9 @@ class Display:
         else:
             self._bar.update(self._task, completed=done, total=total)
 
+    def stage_done(self, paths: RunPaths, stage: str, k: int, told: str) -> None:
+        """Nothing: the iteration's line will have its seconds."""
+
     def iteration_done(self, paths: RunPaths, k: int) -> None:
         """Writes an iteration's line."""
         _, config = open_run(paths.root.parent, paths.root.name)

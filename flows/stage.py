@@ -6,6 +6,7 @@ from typing import Any
 from prefect import flow
 
 from flows import progress
+from flows.publish import published
 from flows.resume import after
 from flows.runs import ARTIFACTS, History, held, open_run
 from flows.tasks import StageName, run_stage
@@ -41,7 +42,7 @@ def stage(
         raise ConfigError(
             f"through is {through}: an iteration from {iteration} to {last}, the last one there is, is wanted"
         )
-    with held(paths, progress.say):
+    with held(paths, progress.say), published(paths, config):
         run_stage(str(paths.root), stage, iteration, force, overrides or {}, return_state=True).result()
         for k, following in after(History(paths), config, iteration, stage, through) if through is not None else ():
             run_stage(str(paths.root), following, k, return_state=True).result()

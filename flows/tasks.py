@@ -8,14 +8,21 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
+from flows import progress
 from flows.perform import perform
+from flows.publish import task_name
 from flows.resume import state_of
 from flows.runs import History, open_run
 
 StageName = Literal["prompts", "warmstart", "sample", "score", "advantage", "update", "evaluate"]
 
 
-@task(name="stage", task_run_name="{stage} · {iteration}", cache_policy=NO_CACHE, persist_result=False)
+@task(
+    name="stage",
+    task_run_name=task_name,  # type: ignore[arg-type]  # Prefect's protocol is one that no function fulfils
+    cache_policy=NO_CACHE,
+    persist_result=False,
+)
 def run_stage(
     run: str,
     stage: StageName,
@@ -42,4 +49,7 @@ def run_stage(
     if overrides is None:
         overrides = state.manifest.overrides if state.manifest and not force else {}
     perform(root, stage, iteration, overrides, hardware)
-    return Completed(message="forced" if state.status == "current" else state.reason)
+    again = state.reason if state.status == "stale" else "it was asked for"
+    told = "done for the first time" if state.status == "missing" else f"done again: {again}"
+    progress.stage_done(paths, stage, iteration, told)
+    return Completed(message=told)

@@ -7,6 +7,7 @@ from prefect import flow
 
 from flows import progress
 from flows.config import check_outside, read_config
+from flows.publish import published, train_name
 from flows.resume import examine, stages_of
 from flows.retain import retain
 from flows.runs import ARTIFACTS, History, check_same, writing
@@ -14,7 +15,7 @@ from flows.tasks import run_stage
 from stages.contract.paths import RunPaths
 
 
-@flow(name="train", flow_run_name="train · {config}", persist_result=False)
+@flow(name="train", flow_run_name=train_name, persist_result=False)
 def train(
     config: str,
     run: str | None = None,
@@ -38,7 +39,7 @@ def train(
         check_outside(resolved)
     hardware = resolved.hardware.model_dump()
     last = iterations or resolved.iterations
-    with writing(paths, resolved, progress.say):
+    with writing(paths, resolved, progress.say), published(paths, resolved, last):
         history = History(paths)
         todo = [state for state in examine(history, resolved, last) if state.status != "current"]
         first = todo[0].iteration if todo else None

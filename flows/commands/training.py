@@ -43,8 +43,7 @@ def train(
         from flows.display import Display
         from flows.train import train as flow
 
-        with Display(console, last) as display:
-            progress.watch(display)
+        with Display(console, last) as display, progress.watching(display):
             wait_for_server()
             flow(str(config), run, iterations, overrides, str(artifacts))
         console.print(f"done in {display.elapsed():.0f} s")
@@ -91,8 +90,7 @@ def stage(
         from flows.stage import stage as flow
         from flows.tasks import StageName
 
-        with Display(console, config.iterations) as display:
-            progress.watch(display)
+        with Display(console, config.iterations) as display, progress.watching(display):
             wait_for_server()
             to = iteration if cascade and through is None else through
             flow(cast(StageName, name), run, iteration, True, overrides, to, str(artifacts))

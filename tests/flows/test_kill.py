@@ -119,10 +119,10 @@ def test_prefect_shows_what_was_reused(broken_folder):
     )
     assert done.returncode == 0, done.stderr
     tasks, flows = json.loads(done.stdout.splitlines()[-1])
-    assert ["prompts · 0", "Reused"] in tasks
-    assert ["prompts · 0", "Completed"] in tasks
-    assert ["update · 3", "Completed"] in tasks
-    assert any(name.startswith("train · ") for name in flows)
+    assert ["prompts · small/0", "Reused"] in tasks
+    assert ["prompts · small/0", "Completed"] in tasks
+    assert ["update · small/3", "Completed"] in tasks
+    assert any(name == "small · iteration 3" for name in flows)
 
 
 def test_two_trainings_of_one_run_at_once_are_refused(tmp_path):
