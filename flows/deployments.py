@@ -62,17 +62,18 @@ def register(pool: str, configs: Sequence[str], job_variables: dict[str, Any]) -
     return made
 
 
-def process_variables(folder: Path, artifacts: Path) -> dict[str, Any]:
+def process_variables(folder: Path, artifacts: Path, variables: dict[str, str]) -> dict[str, Any]:
     """What a worker of type `process` is told.
 
     Args:
         folder: where the flows run: paths of configurations are relative to it.
         artifacts: the folder of all runs.
+        variables: what else the process's environment holds.
     """
     return {
         "command": shlex.join([sys.executable, "-m", "flows.flow_process"]),
         "working_dir": str(folder.resolve()),
-        "env": {"GRPO_ARTIFACTS": str(artifacts.resolve()), "PREFECT_LOGGING_LEVEL": "INFO"},
+        "env": {"GRPO_ARTIFACTS": str(artifacts.resolve()), "PREFECT_LOGGING_LEVEL": "INFO"} | variables,
     }
 
 

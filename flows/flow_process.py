@@ -10,16 +10,29 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 from types import FrameType
 
 from flows.server import PR_SET_PDEATHSIG
+from flows.slots import gpus, share, slot
 
 GRACE = 5
 """Seconds in which the engine has to end when it is asked to."""
+SLOTS = "GRPO_SLOTS"
+"""Variable in which `grpo serve` says how many runs share this machine."""
 
 
 def main() -> int:
-    """Runs the engine; gives its exit code, 0 where the end was asked for."""
+    """Runs the engine, with its share of the GPUs where a number of runs share them; gives its exit code."""
+    if (slots := int(os.environ.get(SLOTS, "0"))) == 0:
+        return supervise({})
+    with slot(Path(os.environ["PREFECT_HOME"]), slots) as place:
+        devices = gpus()
+        return supervise({"CUDA_VISIBLE_DEVICES": ",".join(share(devices, slots, place))} if devices else {})
+
+
+def supervise(settings: dict[str, str]) -> int:
+    """Runs the engine with these variables; its exit code, 0 where its end was asked for."""
     parent = os.getppid()
     asked = False
     kernel = ctypes.CDLL(None)
@@ -29,6 +42,7 @@ def main() -> int:
 
     engine = subprocess.Popen(
         [sys.executable, "-m", "prefect.engine"],
+        env=os.environ | settings,
         start_new_session=True,
         preexec_fn=die_with_parent,  # noqa: PLW1509 - there is one thread
     )

@@ -11,13 +11,14 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from flows.claim import Owner, claim
 from stages.contract.errors import GrpoError
 
 START_LIMIT = 120
 """Seconds that a server may take to answer; a first start on a busy machine takes most of a minute."""
-CONFIGURED_LIMIT = 20
+CONFIGURED_LIMIT = 10
 """Seconds that a server which should be running already may take."""
 PR_SET_PDEATHSIG = 1
 DATABASE = "PREFECT_API_DATABASE_CONNECTION_URL"
@@ -140,14 +141,31 @@ def end_with_parent(parent: int) -> bool:
     return os.getppid() == parent
 
 
+def _write_in_turn() -> None:
+    """Lets the server's transactions on SQLite wait for one another from their beginning.
+
+    As Prefect begins them, one that reads before it writes fails at once ("database is locked", HTTP 503) where another
+    has written in between.
+    """
+    from prefect.server.database.configurations import AioSqliteConfiguration
+
+    begin = AioSqliteConfiguration.begin_transaction
+
+    def begin_to_write(self: Any, session: Any, with_for_update: bool = True) -> Any:
+        return begin(self, session, with_for_update=True)
+
+    AioSqliteConfiguration.begin_transaction = begin_to_write  # type: ignore[method-assign]
+
+
 def _serve(host: str, port: int, parent: int) -> None:
     """The server's own process."""
     if not end_with_parent(parent):
         return
     import uvicorn
 
+    _write_in_turn()
     app = "prefect.server.api.server:create_app"
-    uvicorn.run(app, factory=True, host=host, port=port, log_level="error", lifespan="on")
+    uvicorn.run(app, factory=True, host=host, port=port, log_level="error", lifespan="on", timeout_graceful_shutdown=3)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from flows.flow_process import SLOTS
 from flows.server import end_with_parent
 
 POOL = "grpo"
@@ -18,7 +19,7 @@ def prepare(configs: list[str], artifacts: Path, slots: int, own_server: bool) -
     from flows.deployments import process_variables, register
 
     asyncio.run(_make_pool(slots))
-    made = register(POOL, configs, process_variables(Path.cwd(), artifacts))
+    made = register(POOL, configs, process_variables(Path.cwd(), artifacts, {SLOTS: str(slots)}))
     apply(crash_rules(made.values(), own_server))
     asyncio.run(_take_up())
 

@@ -21,14 +21,15 @@ def serve(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 4200,
     slots: Annotated[
-        int | None, typer.Option(min=1, help="Flow runs at a time; without it one a GPU, and one without GPUs.")
+        int | None, typer.Option(min=1, help="Flow runs at a time, sharing the GPUs; without it one a GPU.")
     ] = None,
     artifacts: Artifacts = ARTIFACTS,
 ) -> None:
     """Serves the Prefect UI, and runs here what is started in it. Ctrl-C ends it with all it has started."""
     from flows.serve import serve as run
+    from flows.slots import gpus
 
-    run(artifacts, _configurations(configs), host, port, slots or 1, _announce)
+    run(artifacts, _configurations(configs), host, port, slots or max(1, len(gpus())), _announce)
 
 
 def _configurations(folder: Path) -> list[str]:

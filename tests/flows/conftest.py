@@ -25,11 +25,11 @@ def environment() -> dict[str, str]:
     return kept | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "COLUMNS": "80"}
 
 
-def run_grpo(folder: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    """Runs `grpo` in a folder."""
+def run_grpo(folder: Path, *arguments: str | Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Runs `grpo` in a folder, with these variables beside its environment."""
     command = [str(GRPO), *map(str, arguments)]
     return subprocess.run(
-        command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=600, check=False
+        command, cwd=folder, env=environment() | variables, capture_output=True, text=True, timeout=600, check=False
     )
 
 

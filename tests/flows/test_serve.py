@@ -1,10 +1,16 @@
 """`grpo serve`: what is started in the UI runs, is cancelled, comes back after a crash, leaves nothing."""
 
 import os
+import shutil
 import signal
+import subprocess
+import sys
+from contextlib import ExitStack
 
-from tests.flows.conftest import run_grpo
-from tests.flows.serving import command_line, descendants, eventually
+from flows.slots import share, slot
+from stages.contract.lock import run_lock
+from tests.flows.conftest import SMALL, run_grpo
+from tests.flows.serving import alive, command_line, descendants, eventually
 from tests.flows.test_kill import digests
 
 
@@ -42,3 +48,93 @@ def test_a_flow_process_that_is_killed_comes_back_and_ends_with_the_same_bytes(s
     history = [entry["name"] for entry in served.api("GET", f"/flow_run_states/?flow_run_id={run}")]
     assert history.index("Crashed") < history.index("AwaitingRetry") < history.index("Completed")
     assert digests(served.folder) == digests(small_folder)
+
+
+def at_work(served, name, stage="sample"):
+    """Whether a run works on that stage just now."""
+    return any((served.folder / "artifacts" / name / "iterations").glob(f"*/.{stage}.part*"))
+
+
+def cancel(served, run):
+    served.api("POST", f"/flow_runs/{run}/set_state", {"state": {"type": "CANCELLING", "name": "Cancelling"}})
+    return served.await_state(run, "CANCELLED", "COMPLETED", "FAILED", "CRASHED")
+
+
+def test_a_cancelled_run_leaves_no_process_and_goes_on_later(served):
+    run = served.start("train", config="configs/small.yaml", run="halted", iterations=400)
+    eventually((served.folder / "artifacts/halted/iterations/0003/update/manifest.json").exists, 180, served.logs)
+    engine = engine_of(served, run)
+    tree = {engine, *descendants(engine)}
+    assert cancel(served, run)["type"] == "CANCELLED"
+    eventually(lambda: not any(map(alive, tree)), 10)
+    assert served.run("train", config="configs/small.yaml", run="halted", iterations=4)["type"] == "COMPLETED"
+
+
+def test_runs_wait_for_a_slot_and_take_it_when_it_is_free(served):
+    runs = [served.start("train", config="configs/small.yaml", run=name, iterations=1) for name in ("one", "two")]
+    for run in runs:
+        assert served.await_state(run, "COMPLETED", "FAILED", "CRASHED")["type"] == "COMPLETED"
+    first, second = sorted((served.api("GET", f"/flow_runs/{run}") for run in runs), key=lambda run: run["start_time"])
+    assert first["end_time"] <= second["start_time"]
+
+
+def test_a_run_that_another_process_writes_to_says_so_in_one_sentence(served):
+    folder = served.folder / "artifacts/one"
+    with run_lock(folder / "run.lock", say=print):
+        state = served.run("stage", stage="advantage", run="one", iteration=1)
+    assert state["type"] == "FAILED"
+    assert f"in use by process {os.getpid()}" in state["message"]
+    assert state["message"].count("\n") == 0
+
+
+def test_a_command_in_a_terminal_uses_the_server_that_is_up(served):
+    before = served.api("POST", "/flow_runs/count", {})
+    done = run_grpo(served.folder, "stage", "advantage", "one", "--iteration", "1")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert served.api("POST", "/flow_runs/count", {}) == before + 1
+
+
+def test_what_cannot_be_served_is_said_in_one_sentence(served, tmp_path):
+    def refused(folder, *options, **variables):
+        done = run_grpo(folder, "serve", *options, **variables)
+        assert done.returncode == 2, done.stdout + done.stderr
+        assert "Traceback" not in done.stderr
+        return done.stderr
+
+    port = served.url.rpartition(":")[2]
+    assert "no configuration" in refused(tmp_path)
+    (tmp_path / "configs").mkdir()
+    shutil.copy(SMALL, tmp_path / "configs")
+    assert f"cannot listen on 127.0.0.1:{port} (Address already in use)" in refused(tmp_path, "--port", port)
+    assert "set a password first" in refused(tmp_path, "--host", "0.0.0.0")
+    assert "cannot listen on 203.0.113.1" in refused(
+        tmp_path, "--host", "203.0.113.1", PREFECT_SERVER_API_AUTH_STRING="me:secret"
+    )
+    assert f"grpo serve is running already, at {served.url}" in refused(served.folder)
+    silent = "http://127.0.0.1:9/api"
+    assert f"the Prefect server at {silent} has not answered" in refused(tmp_path, PREFECT_API_URL=silent)
+
+
+def test_gpus_are_shared_out():
+    assert [share("0123", 4, slot) for slot in range(4)] == [["0"], ["1"], ["2"], ["3"]]
+    assert [share("012", 2, slot) for slot in range(2)] == [["0", "1"], ["2"]]
+    assert [share("0", 2, slot) for slot in range(2)] == [["0"], []]
+
+
+def test_a_place_is_free_again_when_its_process_is_killed(tmp_path):
+    hold = (
+        "import sys, time; from pathlib import Path; from flows.slots import slot\n"
+        "with slot(Path(sys.argv[1]), 2) as place: print(place, flush=True); time.sleep(600)"
+    )
+    command = [sys.executable, "-c", hold, str(tmp_path)]
+    with ExitStack() as stack:
+        processes = [stack.enter_context(subprocess.Popen(command, stdout=subprocess.PIPE, text=True)) for _ in "ab"]
+        try:
+            places = [int(process.stdout.readline()) for process in processes]
+            assert sorted(places) == [0, 1]
+            processes[places.index(1)].kill()
+            with slot(tmp_path, 2) as place:
+                assert place == 1
+        finally:
+            for process in processes:
+                process.kill()

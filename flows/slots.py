@@ -1,0 +1,48 @@
+"""Places for flow runs on this machine: each a lock, which the kernel drops with its process, and a share of GPUs."""
+
+import fcntl
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from stages.contract.errors import GrpoError
+
+WAIT = 30
+"""Seconds in which a place has to become free: the run before may still be ending."""
+
+
+def gpus() -> list[str]:
+    """The GPUs that CUDA would show here, by what names them in CUDA_VISIBLE_DEVICES."""
+    if (chosen := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
+        return [name.strip() for name in chosen.split(",") if name.strip() not in {"", "-1"}]
+    return sorted((path.name.removeprefix("nvidia") for path in Path("/dev").glob("nvidia[0-9]*")), key=int)
+
+
+def share(devices: Sequence[str], slots: int, slot: int) -> list[str]:
+    """The GPUs of one of `slots` places: equal shares, what is left over to the first ones, none to none."""
+    each, over = divmod(len(devices), slots)
+    begin = slot * each + min(slot, over)
+    return list(devices[begin : begin + each + (slot < over)])
+
+
+@contextmanager
+def slot(folder: Path, slots: int) -> Iterator[int]:
+    """Takes the first of `slots` places that is free, until this process ends or the block does.
+
+    Raises:
+        GrpoError: all stay taken.
+    """
+    deadline = time.monotonic() + WAIT
+    while time.monotonic() < deadline:
+        for number in range(slots):
+            with (folder / f"slot-{number}.lock").open("a") as file:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    continue
+                yield number
+                return
+        time.sleep(0.1)
+    raise GrpoError(f"all {slots} places for runs are taken by processes that do not end")
