@@ -23,6 +23,7 @@ from stages.update.config import UpdateConfig
 from stages.warmstart.config import FileDemonstrations, FolderModel, WarmstartConfig
 
 CONVENTIONS = Path(__file__).parent / "conventions"
+Gate = Literal["before_update", "before_promote"]
 MODELS = ".models"
 """The folder, beside the runs, of the models that `grpo model` makes."""
 
@@ -83,6 +84,8 @@ class RunConfig(Config):
     """Which policy is held to be the best."""
     keep: KeepConfig | None = operational(None)
     """Which policies stay on the disk; other weights are removed after each iteration. null keeps all."""
+    gate: Gate | None = operational(None)
+    """Where someone has to approve before the run goes on: before each update, or before a promotion by a night."""
     hardware: HardwareConfig = HardwareConfig()
     """The machine."""
 

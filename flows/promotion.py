@@ -12,7 +12,6 @@ from flows.runs import History
 from stages.contract import tables
 from stages.contract.columns import EVALUATION
 from stages.contract.commit import write_text
-from stages.contract.digest import names_digest
 from stages.contract.errors import ArtifactError, ConfigError
 from stages.contract.paths import RunPaths
 from stages.contract.seeds import derive
@@ -65,7 +64,7 @@ def proved_promoted(paths: RunPaths) -> int:
     name = paths.root.name
     if (found := promotion(paths)) is None:
         raise ConfigError(f"nothing of {name} has been promoted; a night does, or `grpo promote {name}`")
-    if policy_digest(History(paths), found.iteration) != found.policy:
+    if History(paths).policy_digest(found.iteration) != found.policy:
         raise ArtifactError(
             f"the policy of iteration {found.iteration} was made again after it was promoted, and is another one now; "
             f"look at it, then `grpo promote {name} --iteration {found.iteration} --force`"
@@ -77,22 +76,12 @@ def promote(paths: RunPaths, k: int, why: str, comparison: Comparison | None = N
     """Makes the policy of iteration `k` the promoted one. The caller holds the run's lock."""
     figures = {} if comparison is None else asdict(comparison)
     when = datetime.now(UTC).isoformat("T", "seconds")
-    made = Promotion(iteration=k, policy=policy_digest(History(paths), k), when=when, why=why, figures=figures)
+    digest = History(paths).policy_digest(k)
+    if digest is None:
+        raise ConfigError(f"{paths.root}: there is no policy of iteration {k}")
+    made = Promotion(iteration=k, policy=digest, when=when, why=why, figures=figures)
     write_text(paths.promoted, made.model_dump_json(indent=1) + "\n")
     return made
-
-
-def policy_digest(history: History, k: int) -> str:
-    """Digest of the policy that iteration `k` made, by its manifest.
-
-    Raises:
-        ConfigError: there is no policy of that iteration.
-    """
-    manifest = history.manifest(k, "update")
-    if manifest is None:
-        raise ConfigError(f"{history.paths.root}: there is no policy of iteration {k}")
-    files = {name: record.digest for name, record in manifest.outputs.items() if name.startswith("policy/")}
-    return names_digest(files)
 
 
 def against_promoted(paths: RunPaths, config: RunConfig, k: int) -> Comparison:

@@ -6,9 +6,10 @@ from typing import Any
 from prefect import flow
 
 from flows import progress
-from flows.config import check_outside, read_config
+from flows.config import RunConfig, check_outside, read_config
+from flows.gate import pass_gate
 from flows.publish import published, train_name
-from flows.resume import examine, stages_of
+from flows.resume import examine, stages_of, state_of
 from flows.retain import retain
 from flows.runs import ARTIFACTS, History, check_same, writing
 from flows.tasks import run_stage
@@ -37,7 +38,6 @@ def train(
     paths = RunPaths.named(Path(artifacts), resolved.run)
     if not check_same(paths, resolved):
         check_outside(resolved)
-    hardware = resolved.hardware.model_dump()
     last = iterations or resolved.iterations
     with writing(paths, resolved, progress.say), published(paths, resolved, last):
         history = History(paths)
@@ -49,7 +49,19 @@ def train(
                 "are made again, what they replace moves to superseded"
             )
         for k in range(last + 1 if first is None else first, last + 1):
-            for stage in stages_of(history, resolved, k):
-                run_stage(str(paths.root), stage, k, hardware=hardware, return_state=True).result()
-            progress.iteration_done(paths, k)
-            retain(paths, resolved, k, progress.say)
+            train_iteration(paths, resolved, k)
+
+
+def train_iteration(paths: RunPaths, config: RunConfig, k: int) -> None:
+    """Makes what is not current of iteration `k`; a gate is asked before an update that has to be made.
+
+    Where the configuration says what is kept, other weights are removed afterwards. The caller holds the run's lock.
+    """
+    hardware = config.hardware.model_dump()
+    for stage in stages_of(History(paths), config, k):
+        changes = None
+        if stage == "update" and state_of(History(paths), config, k, stage).status != "current":
+            changes = pass_gate(paths, config, "before_update", k) or None
+        run_stage(str(paths.root), stage, k, overrides=changes, hardware=hardware, return_state=True).result()
+    progress.iteration_done(paths, k)
+    retain(paths, config, k, progress.say)

@@ -29,5 +29,9 @@ class RunInUseError(GrpoError):
     """Another live process writes to the run."""
 
 
+class GateError(GrpoError):
+    """A gate of the run that waits for a decision, or was rejected."""
+
+
 class DivergenceError(GrpoError):
     """A loss or gradient that is not finite."""

@@ -59,6 +59,11 @@ class RunPaths:
         return self.root / "promoted.json"
 
     @property
+    def gates(self) -> Path:
+        """The folder of what was asked and decided at gates."""
+        return self.root / "gates"
+
+    @property
     def iterations(self) -> Path:
         """The folder of all iterations."""
         return self.root / "iterations"
