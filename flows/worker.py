@@ -65,10 +65,12 @@ async def _take_up() -> None:
             await client.set_flow_run_state(run.id, state, force=True)
 
 
-async def _work(slots: int) -> None:
+async def _work() -> None:
     from prefect.workers.process import ProcessWorker
 
-    worker = ProcessWorker(work_pool_name=POOL, name="grpo serve", limit=slots)
+    # The pool limits what runs at a time. A limit of the worker's own would end it when a suspended flow run is resumed
+    # before its former process is gone: "this borrower is already holding one of this CapacityLimiter's tokens".
+    worker = ProcessWorker(work_pool_name=POOL, name="grpo serve")
     await worker.start(printer=lambda *_: None)
 
 
@@ -79,7 +81,7 @@ def main(parent: int, ready: int, artifacts: Path, slots: int, own_server: bool,
     prepare(configs, artifacts, slots, own_server)
     os.write(ready, b"ready")
     os.close(ready)
-    asyncio.run(_work(slots))
+    asyncio.run(_work())
 
 
 if __name__ == "__main__":

@@ -1,0 +1,115 @@
+"""The gate: in the terminal, and under `grpo serve`, where the flow run is suspended until the form is answered."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from flows.decisions import read_question
+from stages.contract.manifest import Manifest, read_manifest
+from stages.contract.paths import RunPaths
+from tests.flows.conftest import SMALL, run_grpo
+from tests.flows.serving import command_line, descendants, eventually
+
+GATED = ("train", SMALL, "--iterations", 4, "--set", "gate=before_update")
+
+
+def update_of(paths: RunPaths, k: int) -> Manifest:
+    manifest = read_manifest(paths.stage(k, "update"))
+    assert manifest is not None
+    return manifest
+
+
+@pytest.fixture
+def folder(small_folder: Path, tmp_path: Path) -> Path:
+    """A copy of the run of three iterations, for tests that go on with it."""
+    shutil.copytree(small_folder / "artifacts/small", tmp_path / "artifacts/small")
+    return tmp_path
+
+
+def test_in_the_terminal_the_run_stops_before_the_update_until_someone_approves(folder: Path) -> None:
+    paths = RunPaths(folder / "artifacts/small")
+    assert "no gate of small waits" in run_grpo(folder, "approve", "small").stderr
+    stopped = run_grpo(folder, *GATED)
+    assert stopped.returncode == 2
+    assert "the update of iteration 4 waits for a decision: `grpo approve small`" in stopped.stderr
+    assert paths.stage(4, "advantage").is_dir() and not paths.stage(4, "update").exists()
+
+    wrong = run_grpo(folder, "approve", "small", "--set", "update.epoch=3")
+    assert wrong.returncode == 2 and "did you mean 'epochs'" in wrong.stderr
+    foreign = run_grpo(folder, "approve", "small", "--set", "sample.prompts=3")
+    assert foreign.returncode == 2 and "begin with `update.`" in foreign.stderr
+
+    assert run_grpo(folder, "reject", "small", "--note", "too short").returncode == 0
+    rejected = run_grpo(folder, *GATED)
+    assert rejected.returncode == 2 and "was rejected by" in rejected.stderr and "too short" in rejected.stderr
+    assert not paths.stage(4, "update").exists()
+
+    approved = run_grpo(folder, "approve", "small", "--set", "update.epochs=1", "--note", "once is enough")
+    assert "approved: small: the update of iteration 4" in approved.stdout
+    done = run_grpo(folder, *GATED)
+    assert done.returncode == 0, done.stderr
+    assert update_of(paths, 4).overrides == {"update.epochs": 1}
+    question = read_question(paths, "before_update", 4)
+    assert [(made.decision, made.note) for made in question.decisions] == [
+        ("rejected", "too short"),
+        ("approved", "once is enough"),
+    ]
+
+
+def test_what_is_made_anew_is_asked_about_anew(folder: Path) -> None:
+    paths = RunPaths(folder / "artifacts/small")
+    assert run_grpo(folder, *GATED).returncode == 2
+    assert run_grpo(folder, "approve", "small").returncode == 0
+    rerun = run_grpo(folder, "stage", "advantage", "small", "--iteration", 4, "--set", "advantage.scale=none")
+    assert rerun.returncode == 0, rerun.stderr
+    again = run_grpo(folder, *GATED)
+    assert again.returncode == 2 and "waits for a decision" in again.stderr
+    assert not paths.stage(4, "update").exists()
+
+
+def test_served_it_is_suspended_and_the_form_decides(served) -> None:
+    parameters = {"config": "configs/small.yaml", "run": "gated", "iterations": 2}
+    run = served.start("train", **parameters, overrides={"gate": "before_update"})
+    paths = RunPaths(served.folder / "artifacts/gated")
+
+    def paused(decisions: int) -> bool:
+        state = served.state(run)
+        assert state["type"] not in ("FAILED", "CRASHED"), served.logs()
+        asked = max(paths.gates.glob("*.json"), default=None) if paths.gates.is_dir() else None
+        told = json.loads(asked.read_text()) if asked else {"since": None, "decisions": []}
+        return state["type"] == "PAUSED" and told["since"] is not None and len(told["decisions"]) == decisions
+
+    def answer(**given: object) -> None:
+        keyset = served.state(run)["state_details"]["run_input_keyset"]
+        eventually(lambda: served.api("GET", f"/flow_runs/{run}/input/{keyset['schema']}"), 30)
+        served.api("POST", f"/flow_runs/{run}/resume", {"run_input": given})
+
+    eventually(lambda: paused(0), 180, served.logs)
+    assert served.state(run)["name"] == "Suspended"
+    eventually(
+        lambda: not [pid for pid in descendants(served.process.pid) if "prefect.engine" in command_line(pid)], 30
+    )
+    assert paths.stage(1, "advantage").is_dir() and not paths.stage(1, "update").exists()
+    keyset = served.state(run)["state_details"]["run_input_keyset"]
+    told = served.api("GET", f"/flow_runs/{run}/input/{keyset['description']}")
+    assert "the update of iteration 1 waits for your decision" in told and "Worst completions" in told
+
+    answer(decision="approve", note="", changes={"update.epoch": 1})
+    eventually(lambda: paused(1), 180, served.logs)
+    keyset = served.state(run)["state_details"]["run_input_keyset"]
+    told = served.api("GET", f"/flow_runs/{run}/input/{keyset['description']}")
+    assert "could not be used" in told and "did you mean" in told
+    assert not paths.stage(1, "update").exists()
+
+    answer(decision="approve", note="", changes={"update.epochs": 1})
+    eventually(lambda: paths.stage(2, "advantage").is_dir() and paused(0), 180, served.logs)
+    assert update_of(paths, 1).overrides == {"update.epochs": 1}
+
+    answer(decision="reject", note="worse than before", changes={})
+    ended = served.await_state(run, "FAILED", "COMPLETED", "CRASHED")
+    assert ended["type"] == "FAILED" and "worse than before" in ended["message"]
+    assert not paths.stage(2, "update").exists()
+    asked = served.api("POST", "/events/filter", {"filter": {"event": {"name": ["grpo-flows.gate.waiting"]}}})
+    assert [event["payload"]["iteration"] for event in asked["events"]] == [2, 1, 1]  # asked again
