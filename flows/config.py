@@ -178,6 +178,29 @@ class RunConfig(Config):
             section |= {"critic": dump["critic"] if stage == "update" else dump["critic"]["start"]}
         return section
 
+    def made_alike(self, stage: str, section: dict[str, Any]) -> bool:
+        """Whether `section`, from a manifest, decides the same as this configuration's.
+
+        A field that came after the section was written had no other value then than its default has now.
+        """
+        wanted = self.section(stage)
+        if section == wanted:
+            return True
+        others = {"critic", "score", "sample"}
+        if section.keys() & others != wanted.keys() & others:
+            return False
+        data, own = self.model_dump(mode="json"), dict(section)
+        if "critic" in own:
+            critic = own.pop("critic")
+            data["critic"] = critic if stage == "update" else data["critic"] | {"start": critic}
+        for other in own.keys() & others:
+            data[other] |= own.pop(other)
+        data[stage] = own["evaluate"] if stage == "evaluate" else own
+        try:
+            return RunConfig.model_validate(data).section(stage) == wanted
+        except ValidationError:
+            return False
+
 
 class _Loader(yaml.SafeLoader):
     """A safe loader that refuses a key given twice, of which YAML's own would silently take the last."""

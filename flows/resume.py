@@ -6,7 +6,6 @@ from typing import Literal
 
 from flows.config import RunConfig, apply_overrides, make_config
 from flows.runs import History
-from stages.contract.config import config_digest
 from stages.contract.manifest import Manifest
 
 START = ("prompts", "warmstart")
@@ -83,7 +82,7 @@ def _stale_reason(history: History, config: RunConfig, manifest: Manifest, place
     wanted = config
     if manifest.overrides:
         wanted = make_config(apply_overrides(config.model_dump(mode="json"), manifest.overrides), "overrides")
-    if manifest.seed != config.seed or manifest.config_digest != config_digest(wanted.section(manifest.stage)):
+    if manifest.seed != config.seed or not wanted.made_alike(manifest.stage, manifest.config):
         return "made with another configuration"
     if damaged := history.damaged(manifest.iteration, place):
         return f"{damaged[0]} is damaged or missing"

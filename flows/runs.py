@@ -10,7 +10,7 @@ from pathlib import Path
 from flows.config import RunConfig, differences, dump_config, make_config, read_yaml
 from stages.contract.commit import finish, write_text
 from stages.contract.digest import names_digest
-from stages.contract.errors import ArtifactError, ConfigError
+from stages.contract.errors import ArtifactError, ConfigError, VersionError
 from stages.contract.lock import run_lock
 from stages.contract.manifest import Manifest, read_manifest
 from stages.contract.paths import RunPaths
@@ -161,11 +161,17 @@ class History:
         return next((config for last, config in self._former if k <= last), latest)
 
     def manifest(self, k: int, place: str) -> Manifest | None:
-        """The manifest in the stage folder `place` of iteration `k`; None where there is none or it is damaged."""
+        """The manifest in the stage folder `place` of iteration `k`; None where there is none or it is damaged.
+
+        Raises:
+            VersionError: newer code wrote it.
+        """
         key = (k, place)
         if key not in self._known:
             try:
                 self._known[key] = read_manifest(self.paths.stage(k, place))
+            except VersionError:
+                raise
             except ArtifactError:
                 self._known[key] = None
         return self._known[key]

@@ -9,7 +9,7 @@ from pathlib import Path
 from flows.resume import made_by
 from flows.runs import History
 from stages.contract.digest import file_digest
-from stages.contract.errors import ArtifactError
+from stages.contract.errors import ArtifactError, VersionError
 from stages.contract.manifest import FileRecord, Manifest, read_manifest
 from stages.contract.paths import MANIFEST, RunPaths
 from stages.contract.pruned import PRUNED, pruned
@@ -44,6 +44,9 @@ def verify(paths: RunPaths) -> Verdict:
     """Checks all stages in place, in their order; what the retention rule removed is no problem.
 
     `superseded/` counts for nothing and is not read.
+
+    Raises:
+        VersionError: newer code wrote the run.
     """
     history = History(paths)
     manifests: list[Manifest] = []
@@ -52,6 +55,8 @@ def verify(paths: RunPaths) -> Verdict:
         k, place = int(folder.parent.name), folder.name
         try:
             manifest = read_manifest(folder)
+        except VersionError:
+            raise
         except ArtifactError as error:
             problems.append(_problem(paths, k, place, None, folder / MANIFEST, str(error).partition(": ")[2]))
             continue

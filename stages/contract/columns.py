@@ -8,7 +8,10 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 KEY = ("prompt_id", "sample")
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""Raised with each change of a schema. Tables of older versions are read: a column that came later is null in them.
+
+1: the first. 2: scores have values, token_rewards, step_ends and weights, advantages have returns."""
 CONSTANT_GROUP = "constant group"
 """The `reason` of a row that is not trained on because all rewards of its group are equal."""
 

@@ -25,6 +25,10 @@ class ArtifactError(GrpoError):
     """A run's file that is missing, damaged or of another schema."""
 
 
+class VersionError(ArtifactError):
+    """A run's file that newer code wrote."""
+
+
 class RunInUseError(GrpoError):
     """Another live process writes to the run."""
 

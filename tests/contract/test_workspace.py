@@ -286,9 +286,9 @@ def test_a_damaged_manifest_is_named(content: bytes, job: Job) -> None:
 def test_a_manifest_of_newer_code_asks_for_an_update(job: Job) -> None:
     place = make(job, "score").parent
     data = json.loads((place / "manifest.json").read_text())
-    (place / "manifest.json").write_text(json.dumps(data | {"version": 2, "shape": "unheard of"}))
+    (place / "manifest.json").write_text(json.dumps(data | {"version": 3, "shape": "unheard of"}))
     with pytest.raises(
-        ArtifactError, match=r"manifest\.json: has version 2, this code reads up to 1: update grpo-flows"
+        ArtifactError, match=r"manifest\.json: has version 3, this code reads up to 2: update grpo-flows"
     ):
         read_manifest(place)
 

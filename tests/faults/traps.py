@@ -1,7 +1,7 @@
 """Places at which a training process can be made to die: each write, sync, rename, generation and optimizer step.
 
 The traps wrap what the process calls, after it was forked; the code under test knows nothing of them. A place has a
-name that is the same in each process that comes by it: what happens, to which file of the run, and how often it did before.
+name that is the same in each process that comes by it: what happens, to which file of the run, for which time.
 """
 
 import os
