@@ -77,7 +77,7 @@ def fork(
     wanted = make_config(apply_overrides(config.model_dump(mode="json"), overrides) | {"run": name}, "--set")
     _check_whole(paths, config, at)
     with new_folder(new.root) as folder:
-        copied = sum(not _link(source, folder / source.relative_to(paths.root)) for source in _shared(paths, at))
+        copied = sum(not link(source, folder / source.relative_to(paths.root)) for source in _shared(paths, at))
         _freeze(paths, config, at, RunPaths(folder))
         record = Fork(
             run=run,
@@ -125,7 +125,7 @@ def _shared(paths: RunPaths, at: int) -> Iterator[Path]:
         yield from (folder / name for name in names if (folder / name).is_file())
 
 
-def _link(source: Path, target: Path) -> bool:
+def link(source: Path, target: Path) -> bool:
     """Gives a file a second name, or a copy where the file system cannot; whether it was linked."""
     target.parent.mkdir(parents=True, exist_ok=True)
     try:

@@ -1,7 +1,7 @@
-"""`grpo fork`, `retain` and `space`: what is done with a run's history."""
+"""`grpo fork`, `replay`, `retain` and `space`: what is done with a run's history."""
 
 from contextlib import nullcontext
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -29,6 +29,77 @@ def fork(
     new = make(artifacts, run, at, name, parse_overrides(set_ or []), _say)
     where = "" if artifacts == ARTIFACTS else f" --artifacts {artifacts}"
     _say(f"{new.root}: shares iterations 0 to {at} of {run}; `grpo resume {name}{where}` goes on")
+
+
+@app.command()
+def replay(
+    run: Run,
+    iteration: Annotated[int, typer.Option(min=0, help="Iteration whose stages are done again.")],
+    stage: Annotated[str | None, typer.Option(help="Only this stage.")] = None,
+    set_: Set = None,
+    as_json: Json = False,
+    artifacts: Artifacts = ARTIFACTS,
+) -> None:
+    """Does stages again in a scratch place and says whether the bytes are equal; nothing in the run changes.
+
+    Device and threads are those of the first time, or what --set hardware.threads=4 says. Exit code 1: not equal.
+    """
+    from flows.config import parse_overrides
+    from flows.replay import replay as again
+    from flows.runs import open_run
+
+    paths, config = open_run(artifacts, run)
+    overrides = parse_overrides(set_ or [])
+    if foreign := [name for name in overrides if not name.startswith("hardware.")]:
+        raise ConfigError(
+            f"--set {foreign[0]}: a replay changes nothing but the hardware; `grpo stage` reruns otherwise"
+        )
+    hardware = {name.removeprefix("hardware."): value for name, value in overrides.items()}
+    results = again(paths, config, iteration, stage, hardware)
+    if as_json:
+        write_json({"run": run, "stages": results})
+    else:
+        for result in results:
+            _tell_replay(result)
+    if not all(result["equal"] for result in results):
+        raise typer.Exit(1)
+
+
+def _tell_replay(result: dict[str, Any]) -> None:
+    same = sum(output["equal"] for output in result["outputs"].values())
+    equal = "equal" if result["equal"] else "not equal"
+    _say(f"{result['stage']} of iteration {result['iteration']}: {equal}, {same} of {len(result['outputs'])} files")
+    for name, output in result["outputs"].items():
+        if not output["equal"]:
+            _say(f"  {name}: {_apart(output)}")
+            for column, far in output.get("columns", {}).items():
+                _say(f"    {column}: {_apart(far)}")
+    if not result["equal"]:
+        for name, (old, new) in result["circumstances"].items():
+            _say(f"  {name}: {old} then, {new} now")
+        if not result["circumstances"]:
+            _say("  code, packages, host, device and threads are those of the first time")
+
+
+def _apart(far: dict[str, Any]) -> str:
+    """One difference in words: of a file, or of a column."""
+    parts = [far["told"]] if "told" in far else []
+    if "tensors" in far:
+        parts.append(f"{far['tensors']} of {far['of']} tensors differ, by up to {far['greatest']:.3g} in {far['in']}")
+    elif "rows" in far:
+        parts.append(f"{far['rows']}{' of ' + str(far['of']) if 'of' in far else ''} rows differ")
+    if "greatest" in far and "tensors" not in far and far["greatest"] is not None:
+        parts.append(f"by up to {far['greatest']:.3g}")
+    if far.get("lengths"):
+        parts.append(f"{far['lengths']} in length")
+    parts += [
+        f"{far[name]} rows only {told}" for name, told in (("only_old", "there"), ("only_new", "here")) if far.get(name)
+    ]
+    if far.get("types"):
+        parts.append(f"not of one kind: {', '.join(far['types'])}")
+    if far.get("first"):
+        parts.append("first " + "; ".join(" ".join(map(str, row.values())) for row in far["first"]))
+    return ", ".join(parts)
 
 
 @app.command()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.branch import _link, fork, read_fork
+from flows.branch import fork, link, read_fork
 from flows.config import read_config
 from flows.perform import perform
 from flows.resume import ITERATION, examine
@@ -162,9 +162,9 @@ def test_two_file_systems_share_by_a_copy(tmp_path):
     source = memory / f"grpo-flows-{os.getpid()}"
     source.write_bytes(b"weights")
     try:
-        assert not _link(source, tmp_path / "a" / "copy")
+        assert not link(source, tmp_path / "a" / "copy")
         assert (tmp_path / "a" / "copy").read_bytes() == b"weights"
-        assert _link(tmp_path / "a" / "copy", tmp_path / "b" / "link")
+        assert link(tmp_path / "a" / "copy", tmp_path / "b" / "link")
         assert (tmp_path / "b" / "link").stat().st_ino == (tmp_path / "a" / "copy").stat().st_ino
     finally:
         source.unlink()

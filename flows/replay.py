@@ -1,0 +1,130 @@
+"""A stage done again in a scratch place, to see whether its bytes come out the same. Nothing in the run changes."""
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from flows.branch import link
+from flows.config import RunConfig
+from flows.perform import perform
+from flows.resume import made_by, place_of, stages_of, state_of
+from flows.runs import History
+from stages.contract.difference import table_difference, tensors_difference
+from stages.contract.errors import ArtifactError, ConfigError
+from stages.contract.manifest import Manifest, read_manifest
+from stages.contract.paths import MANIFEST, RunPaths
+from stages.contract.pruned import PRUNED
+
+
+def replay(
+    paths: RunPaths, config: RunConfig, k: int, stage: str | None, hardware: dict[str, Any]
+) -> list[dict[str, Any]]:
+    """Does the stages of iteration `k` again, each from the inputs that it had, and compares what comes out.
+
+    Args:
+        paths: the run.
+        config: its configuration.
+        k: the iteration.
+        stage: one stage; None replays all that were done.
+        hardware: device and threads where they are not to be those that the manifest names.
+
+    Raises:
+        ConfigError: a stage that was not done or is stale.
+        ArtifactError: an input is damaged, or the retention rule removed it.
+    """
+    history = History(paths)
+    known = stages_of(history, config, k)
+    if stage is not None and stage not in known:
+        raise ConfigError(f"{stage} is not a stage of iteration {k}; its stages are {', '.join(known)}")
+    manifests = [_replayable(history, config, k, name) for name in ([stage] if stage else known)]
+    return [_replayed(paths, manifest, hardware) for manifest in manifests]
+
+
+def _replayable(history: History, config: RunConfig, k: int, stage: str) -> Manifest:
+    state = state_of(history, config, k, stage)
+    if state.status != "current" or state.manifest is None:
+        raise ConfigError(f"{stage} of iteration {k} cannot be replayed: it is {state.status} ({state.reason})")
+    return state.manifest
+
+
+def _replayed(paths: RunPaths, old: Manifest, hardware: dict[str, Any]) -> dict[str, Any]:
+    k, place = old.iteration, place_of(old.stage)
+    with _scratch(paths, old) as scratch:
+        try:
+            perform(scratch.root, old.stage, k, old.overrides, _hardware(old) | hardware)
+        except ArtifactError as error:
+            why = str(error).replace(str(scratch.root), str(paths.root))
+            raise ArtifactError(f"{old.stage} of iteration {k} cannot be replayed: {why}") from error
+        new = read_manifest(scratch.stage(k, place))
+        assert new is not None, "the stage was done"
+        folders = paths.stage(k, place), scratch.stage(k, place)
+        outputs = {
+            name: _compared(name, old, new, *folders) for name in sorted(old.outputs.keys() | new.outputs.keys())
+        }
+    return {
+        "stage": old.stage,
+        "iteration": k,
+        "equal": all(output["equal"] for output in outputs.values()),
+        "outputs": outputs,
+        "circumstances": circumstances(old, new),
+    }
+
+
+def circumstances(old: Manifest, new: Manifest) -> dict[str, tuple[Any, Any]]:
+    """What may explain a difference: code, packages, host, device and threads, as they were and are."""
+    pairs = {name: (getattr(old, name), getattr(new, name)) for name in ("code", "host", "device", "threads")}
+    names = sorted(old.packages.keys() | new.packages.keys())
+    pairs |= {name: (old.packages.get(name), new.packages.get(name)) for name in names}
+    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+
+
+def _hardware(old: Manifest) -> dict[str, Any]:
+    """The machine as the manifest names it; without a GPU here, the one there is."""
+    import torch
+
+    usable = old.device == "cpu" or torch.cuda.is_available()
+    return {"device": old.device if usable else "auto", "threads": old.threads}
+
+
+@contextmanager
+def _scratch(paths: RunPaths, manifest: Manifest) -> Iterator[RunPaths]:
+    """A run of the same name that holds only what the manifest says was read, by a second name of the same files."""
+    with tempfile.TemporaryDirectory(prefix=".replay-", dir=paths.root.parent) as folder:
+        scratch = RunPaths(Path(folder) / paths.root.name)
+        inside = [name for name in manifest.inputs if not Path(name).is_absolute()]
+        makers = {"/".join(name.split("/")[:3]) for name in inside if made_by(name) is not None}
+        notes = [f"{maker}/{note}" for maker in makers for note in (MANIFEST, PRUNED)]
+        configs = [path.name for path in paths.root.glob("run*.yaml")]
+        for name in (*inside, *notes, *configs):
+            if (paths.root / name).is_file():
+                link(paths.root / name, scratch.root / name)
+        yield scratch
+
+
+def _compared(name: str, old: Manifest, new: Manifest, there: Path, here: Path) -> dict[str, Any]:
+    """Whether one output is the same, and where not, how far the two are apart."""
+    before, after = old.outputs.get(name), new.outputs.get(name)
+    if before is None or after is None:
+        return {"equal": False, "told": "is new" if before is None else "did not come out"}
+    if before.digest == after.digest:
+        return {"equal": True}
+    if not (there / name).is_file():
+        return {"equal": False, "told": "the original was removed by the retention rule"}
+    try:
+        return {"equal": False} | _distance(there / name, here / name)
+    except (ArtifactError, pl.exceptions.PolarsError) as error:
+        return {"equal": False, "told": f"cannot be compared ({error})"}
+
+
+def _distance(old: Path, new: Path) -> dict[str, Any]:
+    match old.suffix:
+        case ".parquet":
+            return table_difference(pl.read_parquet(old), pl.read_parquet(new))
+        case ".safetensors":
+            return tensors_difference(old, new)
+        case _:
+            return {"told": "other bytes"}
