@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from typing import Protocol
 
 from stages.contract.paths import RunPaths
-from stages.contract.workspace import Progress
+from stages.contract.progress import Progress
 
 
 class Watcher(Protocol):

@@ -44,7 +44,7 @@ PATIENCE = 10.0
 UNITS = {
     "warmstart": "optimizer steps",
     "sample": "completions",
-    "score": "rows",
+    "score": "judgements",
     "advantage": "rows",
     "update": "optimizer steps",
     "evaluate": "completions",

@@ -29,6 +29,7 @@ def run(job: Job, config: AdvantageConfig) -> None:
         table, result = advantage_rows(
             joined(rollouts, scores), config, _policies(job, desk, config.max_age), _former(job, desk, config)
         )
+        job.progress(table.height, table.height)
         desk.write("advantages.parquet", table, ADVANTAGES)
         if goes_on(config):
             state = {"name": list(result.state), "value": list(result.state.values())}

@@ -3,7 +3,7 @@
 import platform
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -20,14 +20,8 @@ from stages.contract.digest import file_digest, names_digest
 from stages.contract.errors import ArtifactError
 from stages.contract.manifest import FileRecord, Manifest, code_version, package_versions, read_manifest
 from stages.contract.paths import RunPaths
+from stages.contract.progress import Progress, no_progress
 from stages.contract.pruned import pruned
-
-Progress = Callable[[int, int], None]
-"""Called with (done, total) while a stage works."""
-
-
-def no_progress(done: int, total: int) -> None:
-    """The progress nobody watches."""
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ from stages.contract.config import deciding
 from stages.contract.errors import ConfigError, DataError, ModelError
 from stages.contract.manifest import code_version, package_versions
 from stages.contract.policy import take_policy
-from stages.contract.workspace import Progress, Workspace
+from stages.contract.progress import Progress
+from stages.contract.workspace import Workspace
 from stages.model.load import load_tokenizer
 from stages.model.render import encode, render
 from stages.sample.config import SampleConfig

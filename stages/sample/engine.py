@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from stages.contract.workspace import Progress, no_progress
+from stages.contract.progress import Progress, no_progress
 from stages.sample.config import SamplingConfig
 
 if TYPE_CHECKING:

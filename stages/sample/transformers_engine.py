@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
-from stages.contract.workspace import Progress, no_progress
+from stages.contract.progress import Progress, no_progress
 from stages.model.load import context_length, load_model, load_tokenizer, vocabulary
 from stages.sample.config import SamplingConfig
 from stages.sample.draw import draw_tokens, uniforms

@@ -17,7 +17,7 @@ from stages.contract.config import config_digest
 from stages.contract.digest import file_digest
 from stages.contract.errors import ConfigError, EngineError
 from stages.contract.policy import base_of
-from stages.contract.workspace import Progress, no_progress
+from stages.contract.progress import Progress, no_progress
 from stages.model.adapter import vllm_rank
 from stages.model.load import context_length, load_model, vocabulary
 from stages.sample.config import SampleConfig, SamplingConfig, VllmEngine

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from stages.contract.workspace import Progress
+from stages.contract.progress import Progress
 from stages.model.batch import micro_batches
 from stages.model.critic import token_values
 from stages.model.load import load_model

@@ -17,6 +17,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Generic, TypeVar
 
+from stages.contract.progress import Progress, no_progress
 from stages.score.mark import Mark, error, ok, timeout
 
 Argument = TypeVar("Argument")
@@ -29,7 +30,11 @@ WARM_UP = 300.0
 
 
 def run_limited(
-    function: Callable[[Argument], float], items: Sequence[Argument], seconds: float, warm: Callable[[], None]
+    function: Callable[[Argument], float],
+    items: Sequence[Argument],
+    seconds: float,
+    warm: Callable[[], None],
+    progress: Progress = no_progress,
 ) -> list[Mark]:
     """A mark for each item: the function's value, `timeout` where it took too long, `error` where it raised or died.
 
@@ -41,6 +46,7 @@ def run_limited(
         items: its arguments.
         seconds: processor time that one item may take.
         warm: run once in each worker before its first item, so that imports do not count as an item's time.
+        progress: told of items that have their mark.
 
     Raises:
         RuntimeError: a worker died before it was ready; its traceback is on stderr.
@@ -58,6 +64,7 @@ def run_limited(
                 held, mark = worker.item, worker.collect(seconds)
                 if held is not None:
                     marks[held] = mark
+                    progress(len(marks), len(items))
                 if worker.ended and queue:
                     workers[place] = _Worker(function, warm)
                 elif queue:

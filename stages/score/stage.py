@@ -12,6 +12,7 @@ from stages.contract.columns import ROLLOUTS, SCORES
 from stages.contract.config import deciding
 from stages.contract.metrics import mean
 from stages.contract.paths import RunPaths
+from stages.contract.progress import Progress, no_progress, part_of
 from stages.contract.workspace import Job, Workspace, open_stage
 from stages.model.config import CriticStart
 from stages.score.answer import extract
@@ -36,8 +37,10 @@ def run(job: Job, config: ScoreConfig, critic: CriticStart | None = None) -> Non
     section = deciding(config) | ({"critic": deciding(critic)} if critic else {})
     with open_stage(job, "score", "score", section) as desk:
         rollouts = desk.read(job.paths.stage(job.iteration, "sample") / "rollouts.parquet", ROLLOUTS)
+        judged = len(config.rewards) * rollouts.height
+        total = judged + ((config.reference is not None) + (critic is not None)) * rollouts.height
         with desk.timed("rewards"):
-            scores = score_rows(rollouts, config, _decoder(job, desk, config))
+            scores = score_rows(rollouts, config, _decoder(job, desk, config), part_of(job.progress, 0, total))
         if config.reference is not None:
             from stages.contract.policy import take_policy
             from stages.score.frozen import reference_logprobs
@@ -45,7 +48,8 @@ def run(job: Job, config: ScoreConfig, critic: CriticStart | None = None) -> Non
             policy = reference_folder(job.paths, job.iteration, config.reference)
             desk.notes["reference_digest"] = take_policy(desk, policy)
             with desk.timed("reference"):
-                logprobs = reference_logprobs(rollouts, policy, config.micro_batch_tokens, job.device, job.progress)
+                told = part_of(job.progress, judged, total)
+                logprobs = reference_logprobs(rollouts, policy, config.micro_batch_tokens, job.device, told)
             scores = scores.with_columns(pl.Series("reference_logprobs", logprobs, dtype=pl.List(pl.Float32)))
         if critic is not None:
             from stages.model.critic import former_critic
@@ -53,7 +57,8 @@ def run(job: Job, config: ScoreConfig, critic: CriticStart | None = None) -> Non
 
             with desk.timed("values"):
                 model = former_critic(desk, job.iteration, critic, job.device)
-                values = critic_values(rollouts, model, config.micro_batch_tokens, job.device, job.progress)
+                told = part_of(job.progress, total - rollouts.height, total)
+                values = critic_values(rollouts, model, config.micro_batch_tokens, job.device, told)
             scores = scores.with_columns(pl.Series("values", values, dtype=pl.List(pl.Float32)))
         desk.write("scores.parquet", scores, SCORES)
         desk.metrics |= score_metrics(scores, config)
@@ -72,13 +77,16 @@ def reference_folder(paths: RunPaths, k: int, reference: Reference) -> Path:
             assert_never(reference)
 
 
-def score_rows(rollouts: pl.DataFrame, config: ScoreConfig, decode: Decode | None = None) -> pl.DataFrame:
+def score_rows(
+    rollouts: pl.DataFrame, config: ScoreConfig, decode: Decode | None = None, progress: Progress = no_progress
+) -> pl.DataFrame:
     """The table `scores` of a table of rollouts, without log-probabilities.
 
     Args:
         rollouts: the completions.
         config: the rewards.
         decode: tells at which tokens steps end; without it rewards of steps are only summed.
+        progress: told of judgements: a reward's word on a row is one.
     """
     items = [
         Item(row["completion"], row["length"], row["task"], row["answer"], json.loads(row["metadata"]))
@@ -86,7 +94,11 @@ def score_rows(rollouts: pl.DataFrame, config: ScoreConfig, decode: Decode | Non
             "completion", pl.col("completion_tokens").list.len().alias("length"), "task", "answer", "metadata"
         ).iter_rows(named=True)
     ]
-    marks = {reward_name(reward): judge(reward, items) for reward in config.rewards}
+    total = len(config.rewards) * len(items)
+    marks = {
+        reward_name(reward): judge(reward, items, part_of(progress, i * len(items), total))
+        for i, reward in enumerate(config.rewards)
+    }
     weights = {reward_name(reward): reward.weight for reward in config.rewards}
     columns: dict[str, Any] = {
         "prompt_id": rollouts["prompt_id"],

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from stages.contract.errors import DivergenceError
 from stages.contract.metrics import Meter
-from stages.contract.workspace import Progress
+from stages.contract.progress import Progress
 from stages.model.batch import micro_batches
 from stages.model.logprobs import token_logprobs
 from stages.model.optim import Optimizer

@@ -8,8 +8,8 @@ import torch
 from transformers import PreTrainedModel
 
 from stages.contract.errors import DivergenceError
+from stages.contract.progress import Progress
 from stages.contract.seeds import derive
-from stages.contract.workspace import Progress
 from stages.model.batch import micro_batches
 from stages.model.logprobs import collate, token_logprobs
 from stages.model.optim import Optimizer

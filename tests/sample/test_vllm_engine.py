@@ -22,7 +22,8 @@ from stages.contract import tables
 from stages.contract.columns import PROMPTS
 from stages.contract.errors import EngineError, ModelError
 from stages.contract.paths import RunPaths
-from stages.contract.workspace import Workspace, no_progress
+from stages.contract.progress import no_progress
+from stages.contract.workspace import Workspace
 from stages.model.load import load_model, load_tokenizer
 from stages.sample.collect import collect
 from stages.sample.config import SampleConfig, SamplingConfig

@@ -10,7 +10,7 @@ from stages.advantage.filters import CONSTANT
 from stages.contract.columns import CONSTANT_GROUP
 from stages.contract.errors import ArtifactError, ConfigError, DivergenceError
 from stages.contract.metrics import Meter
-from stages.contract.workspace import no_progress
+from stages.contract.progress import no_progress
 from stages.model.load import load_model
 from stages.model.optim import Optimizer
 from stages.update.batch import TrainingRow, group_counts, kept_tokens, optimizer_batches, training_rows

@@ -7,7 +7,7 @@ import torch
 
 from stages.contract.errors import DivergenceError
 from stages.contract.metrics import Meter
-from stages.contract.workspace import no_progress
+from stages.contract.progress import no_progress
 from stages.model.config import OptimizerConfig
 from stages.model.critic import starting_critic
 from stages.model.load import load_model

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import assert_never
 
+from stages.contract.progress import Progress, no_progress
 from stages.score.config import (
     EquationsReward,
     FormatReward,
@@ -17,21 +18,22 @@ from stages.score.rewards import equations, length, math, overlong, reasoning_gy
 from stages.score.rewards import format as format_reward
 
 
-def judge(reward: Reward, items: Sequence[Item]) -> list[Mark]:
+def judge(reward: Reward, items: Sequence[Item], progress: Progress = no_progress) -> list[Mark]:
     """A mark for each item, in order; items of tasks that the reward does not judge get status `null`."""
     mine = [i for i, item in enumerate(items) if reward.tasks is None or item.task in reward.tasks]
     marks = [null() for _ in items]
-    for i, mark in zip(mine, _judge(reward, [items[i] for i in mine]), strict=True):
+    for i, mark in zip(mine, _judge(reward, [items[i] for i in mine], progress), strict=True):
         marks[i] = mark
+    progress(len(items), len(items))
     return marks
 
 
-def _judge(reward: Reward, items: Sequence[Item]) -> list[Mark]:
+def _judge(reward: Reward, items: Sequence[Item], progress: Progress) -> list[Mark]:
     match reward:
         case ReasoningGymReward():
-            return reasoning_gym.judge(reward, items)
+            return reasoning_gym.judge(reward, items, progress)
         case MathReward():
-            return math.judge(reward, items)
+            return math.judge(reward, items, progress)
         case FormatReward():
             return format_reward.judge(reward, items)
         case LengthReward():

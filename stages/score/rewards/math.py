@@ -8,6 +8,7 @@ take for equal is decided before it is asked.
 from collections.abc import Sequence
 
 from stages.contract.errors import DataError
+from stages.contract.progress import Progress, no_progress, part_of
 from stages.score.answer import extract
 from stages.score.config import MathReward
 from stages.score.expression import Pair, clean, comparable, number
@@ -15,7 +16,7 @@ from stages.score.mark import Item, Mark, ok
 from stages.score.pool import run_limited
 
 
-def judge(reward: MathReward, items: Sequence[Item]) -> list[Mark]:
+def judge(reward: MathReward, items: Sequence[Item], progress: Progress = no_progress) -> list[Mark]:
     """1 where the answers are equal, else 0; `timeout` and `error` where math-verify gave no verdict.
 
     Raises:
@@ -34,7 +35,8 @@ def judge(reward: MathReward, items: Sequence[Item]) -> list[Mark]:
             marks[i] = ok(float(values[0] == values[1]))
         else:
             asked[i] = pair
-    verdicts = run_limited(verify, list(asked.values()), reward.timeout, warm)
+    told = part_of(progress, len(items) - len(asked), len(items))
+    verdicts = run_limited(verify, list(asked.values()), reward.timeout, warm, told)
     for i, mark in zip(asked, verdicts, strict=True):
         marks[i] = mark
     return [mark for mark in marks if mark is not None]

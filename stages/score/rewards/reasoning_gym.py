@@ -5,10 +5,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from stages.contract.errors import ConfigError
+from stages.contract.progress import Progress, no_progress
 from stages.score.answer import extract
 from stages.score.config import ReasoningGymReward
 from stages.score.mark import Item, Mark, error, ok
 
+TOLD_EVERY = 64
+"""Rows between two words on the progress."""
 RUN_THE_ANSWER = (
     "binary_matrix",
     "spiral_matrix",
@@ -31,7 +34,7 @@ REFUSED |= {
 }
 
 
-def judge(reward: ReasoningGymReward, items: Sequence[Item]) -> list[Mark]:
+def judge(reward: ReasoningGymReward, items: Sequence[Item], progress: Progress = no_progress) -> list[Mark]:
     """The score of the family named in the item's metadata, in [0, 1].
 
     Raises:
@@ -39,7 +42,12 @@ def judge(reward: ReasoningGymReward, items: Sequence[Item]) -> list[Mark]:
     """
     families = [str(item.metadata.get("source_dataset") or f"task {item.task}") for item in items]
     verifiers = {name: _verifier(name) for name in sorted(set(families))}
-    return [_mark(verifiers[name], item, reward) for name, item in zip(families, items, strict=True)]
+    marks = []
+    for name, item in zip(families, items, strict=True):
+        marks.append(_mark(verifiers[name], item, reward))
+        if len(marks) % TOLD_EVERY == 0:
+            progress(len(marks), len(items))
+    return marks
 
 
 def check_family(name: str) -> None:
