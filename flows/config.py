@@ -234,9 +234,13 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return data
 
 
-def parse_overrides(settings: list[str]) -> dict[str, Any]:
+class Dotted(dict[str, Any]):
+    """Dotted names and their values: how configuration fields are set one by one."""
+
+
+def parse_overrides(settings: list[str]) -> Dotted:
     """`["update.epochs=2"]` as `{"update.epochs": 2}`; values are YAML."""
-    overrides = {}
+    overrides = Dotted()
     for setting in settings:
         name, equals, value = setting.partition("=")
         if not equals or "" in name.split("."):

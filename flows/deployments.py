@@ -14,6 +14,7 @@ from prefect.schedules import Schedule
 from prefect.types.entrypoint import EntrypointType
 
 from flows.fork import fork
+from flows.forms import shaped
 from flows.stage import stage
 from flows.train import train
 
@@ -96,6 +97,7 @@ def _shape_form(deployment: RunnerDeployment, configs: Sequence[str]) -> None:
     schema = deployment._parameter_openapi_schema
     for name in HIDDEN:
         schema.properties.pop(name, None)
+    schema.properties = shaped(schema.properties)
     schema.required = [name for name in schema.required if name not in HIDDEN]
     if (config := schema.properties.get("config")) is not None:
         config["enum"] = list(configs)

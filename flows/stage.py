@@ -1,11 +1,12 @@
 """The flow `stage`: one stage of one iteration, for reruns."""
 
 from pathlib import Path
-from typing import Any
 
 from prefect import flow
 
 from flows import progress
+from flows.failing import in_one_sentence
+from flows.forms import StageOverrides
 from flows.publish import published
 from flows.resume import after
 from flows.runs import ARTIFACTS, History, held, open_run
@@ -14,12 +15,13 @@ from stages.contract.errors import ConfigError
 
 
 @flow(name="stage", flow_run_name="{stage} · {run}/{iteration}", persist_result=False)
+@in_one_sentence
 def stage(
     stage: StageName,
     run: str,
     iteration: int,
     force: bool = True,
-    overrides: dict[str, Any] | None = None,
+    overrides: StageOverrides = None,
     through: int | None = None,
     artifacts: str = str(ARTIFACTS),
 ) -> None:
@@ -27,10 +29,11 @@ def stage(
 
     Args:
         stage: The stage to run.
-        run: Name of the run.
+        run: Name of the run, which is also its folder's, e.g. quickstart.
         iteration: Iteration, from 1; 0 for prompts, warmstart and evaluate of the starting policy.
         force: Run it even if its output is current.
-        overrides: Dotted names of this stage's configuration fields and their values, e.g. {"advantage.scale": "none"}.
+        overrides: Fields of this stage's sections that it has otherwise than the run, this once; what is left empty is
+            as the run has it. From code, dotted names do too, e.g. {"advantage.scale": "none"}.
         through: Also make what of it follows, up to the end of this iteration; empty runs the stage alone.
         artifacts: Folder of all runs.
     """

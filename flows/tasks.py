@@ -9,6 +9,7 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
 from flows import progress
+from flows.failing import in_one_sentence
 from flows.perform import perform
 from flows.publish import task_name
 from flows.resume import state_of
@@ -23,6 +24,7 @@ StageName = Literal["prompts", "warmstart", "sample", "score", "advantage", "upd
     cache_policy=NO_CACHE,
     persist_result=False,
 )
+@in_one_sentence
 def run_stage(
     run: str,
     stage: StageName,

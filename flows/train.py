@@ -1,12 +1,13 @@
 """The flow `train`: iterations of sample → score → advantage → update (→ evaluate)."""
 
 from pathlib import Path
-from typing import Any
 
 from prefect import flow
 
 from flows import progress
 from flows.config import RunConfig, check_outside, read_config
+from flows.failing import in_one_sentence
+from flows.forms import TrainOverrides
 from flows.gate import pass_gate
 from flows.publish import published, train_name
 from flows.resume import examine, stages_of, state_of
@@ -17,20 +18,22 @@ from stages.contract.paths import RunPaths
 
 
 @flow(name="train", flow_run_name=train_name, persist_result=False)
+@in_one_sentence
 def train(
     config: str,
     run: str | None = None,
     iterations: int | None = None,
-    overrides: dict[str, Any] | None = None,
+    overrides: TrainOverrides = None,
     artifacts: str = str(ARTIFACTS),
 ) -> None:
     """Trains a run from its configuration, or goes on with it: what is current is left alone.
 
     Args:
-        config: Path of a YAML file, e.g. configs/quickstart.yaml.
-        run: Name of the run; empty takes the configuration's.
-        iterations: Iterations to train up to; empty takes the configuration's.
-        overrides: Dotted names of configuration fields and their values, e.g. {"update.epochs": 2}.
+        config: The configuration: a YAML file, e.g. configs/quickstart.yaml.
+        run: Name of the run; empty takes the configuration's. Another name starts another run.
+        iterations: Iterations to train up to; empty takes the configuration's. A greater number goes on for longer.
+        overrides: Fields that this run has otherwise than the file says; what is left empty stays as the file has it.
+            From code, dotted names do too, e.g. {"update.epochs": 2}.
         artifacts: Folder of all runs.
     """
     named = (overrides or {}) | ({"run": run} if run else {})

@@ -1,0 +1,26 @@
+"""How a flow or a task fails over what the user can mend: with one sentence, and no traceback."""
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
+
+from prefect.client.schemas.objects import State
+from prefect.states import Failed
+
+from stages.contract.errors import GrpoError
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def in_one_sentence(work: Callable[P, R]) -> Callable[P, R | State[Any]]:
+    """Lets a `GrpoError` be the state's message; whoever asks for the result still meets the error itself."""
+
+    @wraps(work)
+    def told(*args: P.args, **kwargs: P.kwargs) -> R | State[Any]:
+        try:
+            return work(*args, **kwargs)
+        except GrpoError as error:
+            return Failed(message=str(error), data=error)
+
+    return told
