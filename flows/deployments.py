@@ -18,6 +18,8 @@ from flows.forms import shaped
 from flows.stage import stage
 from flows.train import train
 
+LOGGING = {"PREFECT_LOGGING_LEVEL": "INFO", "PREFECT_LOGGING_LOGGERS_PREFECT_TASK_RUNS_LEVEL": "WARNING"}
+"""What flow runs log: a stage has a line of its own, which says more than that its task run has ended."""
 HIDDEN = ("artifacts",)
 """Parameters that whoever serves decides, by the environment of the flow's process."""
 
@@ -74,7 +76,7 @@ def process_variables(folder: Path, artifacts: Path, variables: dict[str, str]) 
     return {
         "command": shlex.join([sys.executable, "-m", "flows.flow_process"]),
         "working_dir": str(folder.resolve()),
-        "env": {"GRPO_ARTIFACTS": str(artifacts.resolve()), "PREFECT_LOGGING_LEVEL": "INFO"} | variables,
+        "env": {"GRPO_ARTIFACTS": str(artifacts.resolve()), **LOGGING} | variables,
     }
 
 

@@ -27,7 +27,7 @@ from prefect.context import FlowRunContext, TaskRunContext
 
 from flows import progress
 from flows.config import RunConfig, read_yaml
-from flows.report import SHOWN, Row, report, row
+from flows.report import SHOWN, Row, report, row, total_seconds
 from flows.resume import place_of
 from flows.runs import History
 from stages.contract.errors import ConfigError
@@ -115,7 +115,7 @@ class Publisher:
         self._shown: _Work | None = None
         self._named: int | None = None
         self._lines: deque[LogCreate] = deque(maxlen=1000)
-        self._fresh: deque[int] = deque()
+        self._fresh: dict[int, Row] = {}
         self._rows: dict[int, Row] = {}
         self._artifacts: dict[str, UUID] = {}
         self._page_due = 0.0
@@ -140,7 +140,8 @@ class Publisher:
 
     def iteration_done(self, paths: RunPaths, k: int) -> None:
         """Has the table and the page show the iteration."""
-        self._fresh.append(k)
+        self._fresh[k] = row(History(paths), self._config, k)
+        self._log(_summary(self._fresh[k], self._iterations))
 
     def say(self, text: str) -> None:
         """Logs a line."""
@@ -199,12 +200,13 @@ class Publisher:
 
     def _tabulate(self, client: SyncPrefectClient) -> None:
         history = History(self._paths)
-        newest = max(self._fresh, default=history.last())
-        for k in set(self._fresh) if self._rows else range(max(0, newest - ROWS + 1), newest + 1):
-            self._rows[k] = row(history, self._config, k)
-        while self._fresh:
-            k = self._fresh.popleft()
-            self._log(_summary(self._rows[k], self._iterations))
+        fresh = dict(self._fresh)
+        newest = max(fresh, default=history.last())
+        if not self._rows:
+            self._rows = {k: row(history, self._config, k) for k in range(max(0, newest - ROWS + 1), newest + 1)}
+        self._rows |= fresh
+        for k in fresh:
+            del self._fresh[k]
         table = [self._rows[k] for k in sorted(self._rows, reverse=True)[:ROWS]]
         self._put(client, "table", json.dumps(table), f"The last {len(table)} iterations of {self._paths.root.name}.")
         if time.monotonic() >= self._page_due:
@@ -238,5 +240,4 @@ class Publisher:
 def _summary(figures: Row, iterations: int | None) -> str:
     of = f" of {iterations}" if iterations is not None else ""
     told = [f"{title} {figures[title]:.4f}" for _, title in SHOWN if figures[title] is not None]
-    took = sum(value for name, value in figures.items() if name.endswith(" s") and value is not None)
-    return f"iteration {figures['iteration']}{of}: {', '.join([*told, f'{took:.1f} s'])}"
+    return f"iteration {figures['iteration']}{of}: {', '.join([*told, f'{total_seconds(figures):.1f} s'])}"

@@ -25,6 +25,8 @@ SHOWN = (
     ("mean_length", "length"),
 )
 """The figures of a table, by their names in `flows.summary`."""
+SHORT = {"advantage": "adv.", "evaluate": "eval."}
+"""Stages whose names are too long for the head of a column of figures."""
 LISTED = 12
 """Iterations in the page's table; stale stages and warnings at most."""
 COMPLETIONS = 3
@@ -39,7 +41,11 @@ def row(history: History, config: RunConfig, k: int) -> Row:
     """The figures of iteration `k` as a row of a table, seconds of its stages at the end."""
     metrics, took = iteration_metrics(history, k), seconds(history, config, k)
     figures = {title: _rounded(metrics[name], 4) for name, title in SHOWN}
-    return {"iteration": k, **figures, **{f"{stage} s": _rounded(value, 2) for stage, value in took.items()}}
+    return {
+        "iteration": k,
+        **figures,
+        **{f"{SHORT.get(stage, stage)} s": _rounded(value, 2) for stage, value in took.items()},
+    }
 
 
 def report(history: History, config: RunConfig) -> str:
@@ -56,7 +62,7 @@ def report(history: History, config: RunConfig) -> str:
         parts.append(f"![figures by iteration](data:image/png;base64,{base64.b64encode(picture).decode()})")
     parts += ["## Iterations", markdown_table(rows)]
     judged = [s.iteration for s in states if s.stage == "score" and s.status == "current"]
-    if judged:
+    if judged and not (history.pruned(judged[-1], "sample") or history.pruned(judged[-1], "score")):
         parts += _samples(history.paths, judged[-1])
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -102,7 +108,8 @@ def warnings(history: History, config: RunConfig, last: int) -> list[str]:
 
 
 def markdown_table(rows: Sequence[Row]) -> str:
-    """A Markdown table; what a row does not have is a dash."""
+    """A Markdown table, the seconds of all stages in one column; what a row does not have is a dash."""
+    rows = [_summed(row) for row in rows]
     columns = list(dict.fromkeys(name for row in rows for name in row))
     lines = [columns, ["---:"] * len(columns), *([_cell(name, row.get(name)) for name in columns] for row in rows)]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
@@ -152,7 +159,7 @@ def _headline(history: History, config: RunConfig, last: int) -> str:
         manifest for stage in stages_of(history, config, last) if (manifest := history.manifest(last, place_of(stage)))
     ]
     when = f"{max(manifest.started for manifest in done)[:16].replace('T', ' ')} UTC" if done else ""
-    return " · ".join([*told, f"iteration {last} of {max(last, config.iterations)}", when]).rstrip(" ·")
+    return " · ".join([*told, when]).rstrip(" ·")
 
 
 def _listed(title: str, remedy: str, lines: list[str]) -> list[str]:
@@ -189,7 +196,16 @@ def _rounded(value: float | None, digits: int) -> float | None:
     return None if value is None else round(value, digits)
 
 
+def total_seconds(row: Row) -> float:
+    """Seconds of a row's stages."""
+    return sum(value for name, value in row.items() if name.endswith(" s") and value is not None)
+
+
+def _summed(row: Row) -> Row:
+    return {name: value for name, value in row.items() if not name.endswith(" s")} | {"seconds": total_seconds(row)}
+
+
 def _cell(column: str, value: float | None) -> str:
     if value is None:
         return "–"
-    return str(value) if isinstance(value, int) else f"{value:.2f}" if column.endswith(" s") else f"{value:.4f}"
+    return str(value) if isinstance(value, int) else f"{value:.1f}" if column == "seconds" else f"{value:.4f}"
