@@ -38,24 +38,45 @@ class Optimizer:
         self.steps = 0
         """Optimizer steps taken so far."""
 
-    def step(self) -> dict[str, float]:
-        """Clips the gradients, steps, and clears them; returns `gradient_norm` before clipping and `learning_rate`.
+    def clip(self) -> float:
+        """Clips the gradients; returns their norm before.
 
         Raises:
-            DivergenceError: the gradient is not finite; nothing was changed.
+            DivergenceError: the norm is not finite; nothing was changed.
         """
         norm = nn.utils.clip_grad_norm_(self._named.values(), self._config.max_gradient_norm).item()
         if not math.isfinite(norm):
             raise DivergenceError(
                 f"optimizer step {self.steps + 1}: the gradient's norm is {norm}; nothing was changed"
             )
+        return norm
+
+    def step(self, norm: float | None = None) -> dict[str, float]:
+        """Steps by the gradients, and clears them; returns `gradient_norm` before clipping and `learning_rate`.
+
+        Args:
+            norm: what `clip` gave; None clips first.
+
+        Raises:
+            DivergenceError: the gradient is not finite, and nothing was changed; or the step made weights so.
+        """
+        norm = self.clip() if norm is None else norm
         self.steps += 1
         rate = self._config.learning_rate * schedule_factor(self.steps, self._config.schedule)
         for group in self._adamw.param_groups:
             group["lr"] = rate
         self._adamw.step()
-        self._adamw.zero_grad(set_to_none=True)
+        self.clear()
+        if wrong := [name for name, parameter in self._named.items() if not bool(parameter.isfinite().all())]:
+            raise DivergenceError(
+                f"optimizer step {self.steps}: at a learning rate of {rate:g} the weights of {wrong[0]} are no longer "
+                "finite: lower it"
+            )
         return {"gradient_norm": norm, "learning_rate": rate}
+
+    def clear(self) -> None:
+        """Forgets the gradients."""
+        self._adamw.zero_grad(set_to_none=True)
 
     def state(self) -> dict[str, Tensor]:
         """Steps and moments by parameter name, for safetensors."""

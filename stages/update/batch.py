@@ -35,11 +35,27 @@ class TrainingRow:
     """What the critic is to foretell."""
     kept_T: Tensor | None = None
     """Booleans: the tokens that the policy loss is taken over; None takes all."""
+    name: str = ""
+    """The row's key, for messages."""
 
     @property
     def length(self) -> int:
         """Tokens of prompt and completion."""
         return len(self.prompt) + len(self.completion)
+
+
+def rows_told(rows: Sequence[TrainingRow]) -> str:
+    """The rows of a batch that is not finite: those in which a number is not, or all where there is none."""
+
+    def finite(row: TrainingRow) -> bool:
+        parts = (row.sampler_T, row.advantages_T, row.reference_T, row.old_T, row.values_T, row.returns_T)
+        return all(bool(part.isfinite().all()) for part in parts if part is not None)
+
+    wrong = [row.name for row in rows if not finite(row)]
+    named = wrong or [row.name for row in rows]
+    more = f" and {len(named) - 8} more" if len(named) > 8 else ""
+    told = f"{len(wrong)} hold numbers that are not finite" if wrong else "all numbers in them are finite"
+    return f"of the batch's {len(rows)} rows {told}: {', '.join(named[:8])}{more}"
 
 
 def collate_rows(rows: Sequence[TrainingRow], device: str) -> TokenBatch:
@@ -99,6 +115,7 @@ def training_rows(
             torch.tensor(row["reference_logprobs"]) if referred else None,
             values_T=torch.tensor(row["values"]) if with_returns else None,
             returns_T=torch.tensor(row["returns"]) if with_returns else None,
+            name=f"{row['prompt_id']}/{row['sample']}",
         )
         for row in joined.iter_rows(named=True)
     ]

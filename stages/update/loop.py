@@ -4,7 +4,7 @@ Dimensions: N completion tokens of a micro-batch, T of one row.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
@@ -17,7 +17,7 @@ from stages.contract.progress import Progress
 from stages.model.batch import micro_batches
 from stages.model.logprobs import token_logprobs
 from stages.model.optim import Optimizer
-from stages.update.batch import TrainingRow, collate_rows, kept_tokens, optimizer_batches
+from stages.update.batch import TrainingRow, collate_rows, kept_tokens, optimizer_batches, rows_told
 from stages.update.config import UpdateConfig
 from stages.update.objective import LossInputs, derived, loss_of
 from stages.update.value import Trainee, accumulate_values
@@ -47,8 +47,11 @@ def train(
     progress: Progress,
     factor: float = 1.0,
     critic: Trainee | None = None,
+    leave_out: Callable[[str], None] | None = None,
 ) -> list[dict[str, float]]:
     """Takes the optimizer steps of an iteration; returns the figures of each.
+
+    A batch whose loss or gradient is not finite changes neither weights nor optimizer state.
 
     Args:
         model: the policy.
@@ -60,9 +63,10 @@ def train(
         progress: told of each step.
         factor: of the policy loss (GPG).
         critic: trained in the same steps; None without one.
+        leave_out: told of each batch that is not finite, which is then left out; None stops at it.
 
     Raises:
-        DivergenceError: a loss or gradient is not finite.
+        DivergenceError: a loss or gradient is not finite, the rows are named; or the step made weights so.
     """
     steps: list[dict[str, float]] = []
     for epoch, minibatch, numbers in optimizer_batches(len(rows), config.epochs, config.minibatches, seed):
@@ -72,14 +76,21 @@ def train(
         if critic is not None:
             accumulate_values(critic, chosen, config.micro_batch_tokens, device, meter)
         figures = derived(meter.result())
-        for name in ("loss", "value_loss"):
-            if not math.isfinite(figures.get(name, 0.0)):
-                raise DivergenceError(
-                    f"optimizer step {optimizer.steps + 1}: the {name.replace('_', ' ')} is {figures[name]}"
-                )
-        figures |= optimizer.step()
+        try:
+            _check_finite(figures, optimizer.steps + 1)
+            norms = [trained.clip() for trained in (optimizer, critic and critic.optimizer) if trained]
+        except DivergenceError as error:
+            told = f"{error}; {rows_told(chosen)}"
+            if leave_out is None:
+                raise DivergenceError(told) from error
+            leave_out(told)
+            optimizer.clear()
+            if critic is not None:
+                critic.optimizer.clear()
+            continue
+        figures |= optimizer.step(norms[0])
         if critic is not None:
-            figures |= {f"critic_{name}": value for name, value in critic.optimizer.step().items()}
+            figures |= {f"critic_{name}": value for name, value in critic.optimizer.step(norms[1]).items()}
         figures |= {
             "step": optimizer.steps,
             "epoch": epoch,
@@ -90,6 +101,12 @@ def train(
         steps.append(figures)
         progress(len(steps), config.epochs * config.minibatches)
     return steps
+
+
+def _check_finite(figures: dict[str, float], step: int) -> None:
+    for name in ("loss", "value_loss"):
+        if not math.isfinite(figures.get(name, 0.0)):
+            raise DivergenceError(f"optimizer step {step}: the {name.replace('_', ' ')} is {figures[name]}")
 
 
 def accumulate(

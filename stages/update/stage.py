@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -12,7 +12,7 @@ from stages.contract import tables
 from stages.contract.adaptive import next_coefficient
 from stages.contract.columns import ADVANTAGES, ROLLOUTS, SCORES, STEPS
 from stages.contract.config import deciding
-from stages.contract.errors import ConfigError
+from stages.contract.errors import ConfigError, DivergenceError
 from stages.contract.metrics import Meter
 from stages.contract.policy import take_policy
 from stages.contract.seeds import derive
@@ -25,12 +25,16 @@ from stages.model.load import load_model, save_policy
 from stages.model.logprobs import check_head
 from stages.model.optim import Optimizer
 from stages.update.average import move_towards
-from stages.update.batch import group_counts, training_rows
+from stages.update.batch import TrainingRow, group_counts, training_rows
 from stages.update.config import GpgLoss, KlConfig, UpdateConfig
 from stages.update.loop import train, with_old_policy
 from stages.update.loss.gpg import gpg_factor
 from stages.update.value import Trainee
 
+REMEDY = (
+    "Policy and optimizer stay as they were; lower update.optimizer.learning_rate, or set update.on_nonfinite to "
+    "skip_step or rollback"
+)
 OPTIMIZER, CRITIC_OPTIMIZER, KL = "optimizer.safetensors", "critic_optimizer.safetensors", "kl.safetensors"
 
 
@@ -49,28 +53,23 @@ def run(job: Job, config: UpdateConfig, critic: CriticConfig | None = None) -> N
             rollouts, scores, advantages, with_reference=config.kl.coefficient > 0, with_returns=critic is not None
         )
         with desk.timed("load"):
-            parent = paths.policy(k - 1)
-            desk.notes["parent_digest"] = take_policy(desk, parent)
-            model = load_model(parent, job.device)
-            adapt(model, config, k, derive(job.seed, "lora"))
-            check_head(model)
-            optimizer = _optimizer(job, desk, model, config.optimizer, OPTIMIZER)
-            trainee = _trainee(job, desk, critic) if critic else None
+            former = _former(job, desk, config, critic)
             config = config.model_copy(update={"kl": _current(job, desk, config.kl)})
         if config.old_logprobs == "sampler":
             rows = [replace(row, old_T=row.sampler_T) for row in rows]
         else:
             with desk.timed("old_logprobs"):
-                rows = with_old_policy(model, rows, config.micro_batch_tokens, job.device)
+                rows = with_old_policy(former.model, rows, config.micro_batch_tokens, job.device)
         factor = gpg_factor(*group_counts(rollouts, advantages)) if isinstance(config.loss, GpgLoss) else 1.0
         with desk.timed("train"):
-            seed = derive(job.seed, "update", k)
-            steps = train(model, optimizer, rows, config, seed, job.device, job.progress, factor, trainee)
+            trained, steps = _trained(job, desk, former, rows, config, factor, critic)
+            model, trainee = trained.model, trained.trainee
         desk.metrics |= summary(steps)
         with desk.timed("save"):
+            parent = paths.policy(k - 1)
             base = Path(os.path.relpath(paths.policy(0), paths.policy(k)))
             save_policy(model, desk.folder / "policy", parent, base)
-            write_tensors(desk.folder / OPTIMIZER, optimizer.state())
+            write_tensors(desk.folder / OPTIMIZER, trained.optimizer.state())
             if trainee is not None:
                 save_critic(trainee.model, desk.folder / "critic")
                 write_tensors(desk.folder / CRITIC_OPTIMIZER, trainee.optimizer.state())
@@ -81,6 +80,59 @@ def run(job: Job, config: UpdateConfig, critic: CriticConfig | None = None) -> N
         names = sorted({name for step in steps for name in step} | {field.name for field in STEPS.fields})
         columns = {name: [step.get(name) for step in steps] for name in names}
         desk.write("steps.parquet", tables.frame(STEPS, columns), STEPS)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The models in training, with their optimizers."""
+
+    model: PreTrainedModel
+    optimizer: Optimizer
+    trainee: Trainee | None
+
+
+def _former(job: Job, desk: Workspace, config: UpdateConfig, critic: CriticConfig | None) -> Trained:
+    """All as iteration k-1 left it."""
+    parent = job.paths.policy(job.iteration - 1)
+    desk.notes["parent_digest"] = take_policy(desk, parent)
+    model = load_model(parent, job.device)
+    adapt(model, config, job.iteration, derive(job.seed, "lora"))
+    check_head(model)
+    optimizer = _optimizer(job, desk, model, config.optimizer, OPTIMIZER)
+    return Trained(model, optimizer, _trainee(job, desk, critic) if critic else None)
+
+
+def _trained(
+    job: Job,
+    desk: Workspace,
+    former: Trained,
+    rows: list[TrainingRow],
+    config: UpdateConfig,
+    factor: float,
+    critic: CriticConfig | None,
+) -> tuple[Trained, list[dict[str, float]]]:
+    """The models after training, and the steps' figures; what was not finite is dealt with as configured.
+
+    Raises:
+        DivergenceError: a loss or gradient is not finite, and the update is to stop.
+    """
+    seed, policy = derive(job.seed, "update", job.iteration), config.on_nonfinite
+    left_out: list[str] = []
+    leave_out = left_out.append if policy == "skip_step" else None
+    model, optimizer, trainee = former.model, former.optimizer, former.trainee
+    try:
+        steps = train(model, optimizer, rows, config, seed, job.device, job.progress, factor, trainee, leave_out)
+    except DivergenceError as error:
+        if policy != "rollback":
+            raise DivergenceError(f"update of iteration {job.iteration}: {error}. {REMEDY}") from error
+        desk.metrics["rolled_back"] = 1.0
+        desk.notes["warnings"] = [f"rolled back: {error}"]
+        return _former(job, desk, config, critic), []
+    if policy == "skip_step":
+        desk.metrics["skipped_steps"] = float(len(left_out))
+    if left_out:
+        desk.notes["warnings"] = [f"left out: {told}" for told in left_out]
+    return former, steps
 
 
 def adapt(model: PreTrainedModel, config: UpdateConfig, k: int, seed: int) -> None:
