@@ -1,11 +1,13 @@
-"""`grpo fork`, `replay`, `retain` and `space`: what is done with a run's history."""
+"""`grpo fork`, `replay`, `lineage`, `retain` and `space`: what is done with a run's history."""
 
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
 from rich.table import Table
+from rich.tree import Tree
 
 from flows.commands.options import Artifacts, Json, Run, Set, console, size, write_json
 from flows.runs import ARTIFACTS
@@ -100,6 +102,62 @@ def _apart(far: dict[str, Any]) -> str:
     if far.get("first"):
         parts.append("first " + "; ".join(" ".join(map(str, row.values())) for row in far["first"]))
     return ", ".join(parts)
+
+
+@app.command()
+def lineage(
+    path: Annotated[Path, typer.Argument(help="A file of a run, or a folder in a stage's folder.")],
+    as_json: Json = False,
+) -> None:
+    """Shows what a file came from, stage by stage, back to the first policy and the prompts."""
+    from flows.lineage import lineage as trace
+
+    traced = trace(path)
+    if as_json:
+        return write_json(traced)
+    tree = Tree(escape(f"{traced['run']}: {traced['file']} ({traced['told']})"), highlight=False)
+    at, branch = None, tree
+    for entry in traced["stages"]:
+        if entry["iteration"] != at:
+            at, branch = entry["iteration"], tree.add(f"iteration {entry['iteration']}")
+        leaf = branch.add(escape(_maker(entry)))
+        for line in _inputs(entry):
+            leaf.add(escape(line))
+    console.print(tree)
+    return None
+
+
+def _maker(entry: dict[str, Any]) -> str:
+    """A stage of a lineage in words."""
+    parts = [entry["stage"]]
+    if entry["superseded"]:
+        parts.append(entry["folder"])
+    if entry["shared_with"]:
+        parts.append(f"shared with {entry['shared_with']}")
+    parts += [f"with {name}={value}" for name, value in entry["overrides"].items()]
+    if entry["source"] and not entry["inputs"]:
+        parts.append("from " + ", ".join(f"{name} {value}" for name, value in entry["source"].items()))
+    return " · ".join(parts)
+
+
+def _inputs(entry: dict[str, Any]) -> list[str]:
+    """What a stage read, a line for each maker; of a folder, how many files."""
+    lines: dict[str, dict[str, list[str]]] = {}
+    for part in entry["inputs"]:
+        title, name = "made by what is not there any more" if part["lost"] else "from outside", part["name"]
+        if part["maker"] is not None:
+            _, k, place = part["maker"].split("/")
+            title, name = f"{place} of {int(k)}", name.split("/", 3)[3]
+        top = name if part["maker"] is None else name.split("/")[0]
+        lines.setdefault(title, {}).setdefault(top, []).append(part["digest"][:8])
+    return [
+        f"{title}: {', '.join(f'{top} {_digests(digests)}' for top, digests in files.items())}"
+        for title, files in lines.items()
+    ]
+
+
+def _digests(digests: list[str]) -> str:
+    return digests[0] if len(digests) == 1 else f"({len(digests)} files)"
 
 
 @app.command()

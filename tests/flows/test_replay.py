@@ -107,7 +107,9 @@ def test_what_the_retention_rule_removed_is_proved_by_its_digest(run):
     assert History(paths).pruned(2, "update")
     (result,) = again(run, 2, "update")
     assert result["equal"]
-    with pytest.raises(ArtifactError, match="update of iteration 3 cannot be replayed: .*0002/update/.*`keep` removed"):
+    with pytest.raises(
+        ArtifactError, match=r"update of iteration 3 cannot be replayed: .*0002/update/.*`keep` removed"
+    ):
         again(run, 3, "update")
 
 

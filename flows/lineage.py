@@ -1,0 +1,124 @@
+"""From a file of a run back to all that it came from, by the manifests alone."""
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from flows.branch import Fork, read_fork
+from flows.resume import ITERATION, START, made_by
+from stages.contract.digest import file_digest
+from stages.contract.errors import ConfigError
+from stages.contract.manifest import Manifest, read_manifest
+from stages.contract.paths import MANIFEST, RunPaths
+from stages.contract.pruned import pruned
+
+Read = Callable[[Path], Manifest | None]
+ORDER = (*START, *ITERATION, "evaluate")
+
+
+def lineage(path: Path) -> dict[str, Any]:
+    """What a file, or a whole folder of a stage, came from.
+
+    An input is looked for where its maker writes, and where that holds another one by now, in what reruns superseded.
+
+    Returns:
+        run: the run's name; file: the name in the run; told: whether the file is as its manifest says; stages: those
+        that it came from, the last one first, each with its folder, its inputs, the settings by which it departed from
+        the run's configuration, and the run that it is shared with. An input has name, digest, and the folder of its
+        maker: null for a file from outside the run, and where the maker holds another one by now (`lost`).
+
+    Raises:
+        ConfigError: no such file, or none that a stage of a run made.
+    """
+    paths, folder = _place(path)
+    read = functools.cache(read_manifest)
+    manifest = read(folder)
+    if manifest is None:
+        raise ConfigError(f"{folder}: holds no manifest; only what a stage has made whole has a lineage")
+    fork = read_fork(paths)
+    waiting, found = [(folder, manifest)], dict[Path, dict[str, Any]]()
+    while waiting:
+        at, made = waiting.pop()
+        if at in found:
+            continue
+        found[at] = _stage(paths, fork, at, made, read)
+        waiting += _makers(paths, made, read)
+    stages = sorted(found.values(), key=lambda s: (s["iteration"], ORDER.index(s["stage"]), s["folder"]), reverse=True)
+    name = path.absolute().relative_to(paths.root).as_posix()
+    return {"run": paths.root.name, "file": name, "told": _told(path.absolute(), folder, manifest), "stages": stages}
+
+
+def _place(path: Path) -> tuple[RunPaths, Path]:
+    """The run of a file, and the folder of the stage that made it."""
+    whole = path.absolute()
+    root = next((above for above in whole.parents if (above / "run.yaml").is_file()), None)
+    if root is None:
+        raise ConfigError(f"{path}: lies in no run; name a file below artifacts/<run>/iterations")
+    parts = whole.relative_to(root).parts
+    if len(parts) < 3 or parts[0] not in {"iterations", "superseded"} or parts[2].startswith("."):
+        raise ConfigError(f"{path}: was made by no stage; name a file below {root / 'iterations'}, or a stage's folder")
+    return RunPaths(root), root.joinpath(*parts[:3])
+
+
+def _told(path: Path, folder: Path, manifest: Manifest) -> str:
+    if path in {folder, folder / MANIFEST}:
+        return "the stage's whole output"
+    name = path.relative_to(folder).as_posix()
+    inside = [output for output in manifest.outputs if output.startswith(f"{name}/")]
+    record = manifest.outputs.get(name)
+    if record is None and not inside:
+        raise ConfigError(f"{path}: the manifest beside it names no such file")
+    if any(output in pruned(folder) and not (folder / output).exists() for output in [name, *inside]):
+        return "removed by the retention rule"
+    if record is None:
+        return f"a folder of {len(inside)} files"
+    if not path.is_file():
+        return "missing"
+    return f"{record.digest[:8]}, " + (
+        "as its manifest says" if file_digest(path) == record.digest else "CHANGED since"
+    )
+
+
+def _stage(paths: RunPaths, fork: Fork | None, folder: Path, manifest: Manifest, read: Read) -> dict[str, Any]:
+    name = folder.relative_to(paths.root).as_posix()
+    shared = fork is not None and fork.manifests.get(f"{name}/{MANIFEST}") == file_digest(folder / MANIFEST)
+    return {
+        "stage": manifest.stage,
+        "iteration": manifest.iteration,
+        "folder": name,
+        "shared_with": fork.run if fork is not None and shared else None,
+        "superseded": name.startswith("superseded/"),
+        "started": manifest.started,
+        "overrides": manifest.overrides,
+        "source": manifest.config.get("source"),
+        "inputs": [
+            {
+                "name": name,
+                "digest": record.digest,
+                "maker": maker.relative_to(paths.root).as_posix() if maker else None,
+                "lost": maker is None and made_by(name) is not None,
+            }
+            for name, record in manifest.inputs.items()
+            for maker in [_maker(paths, name, record.digest, read)]
+        ],
+    }
+
+
+def _makers(paths: RunPaths, manifest: Manifest, read: Read) -> list[tuple[Path, Manifest]]:
+    folders = {_maker(paths, name, record.digest, read) for name, record in manifest.inputs.items()}
+    return [(folder, made) for folder in folders if folder is not None and (made := read(folder)) is not None]
+
+
+def _maker(paths: RunPaths, name: str, digest: str, read: Read) -> Path | None:
+    """The folder whose manifest says that it holds just this input: the one in place, or a superseded one."""
+    made = made_by(name)
+    if made is None:
+        return None
+    k, place = made
+    inside = name.split("/", 3)[3]
+    for folder in (paths.stage(k, place), *sorted(paths.superseded(k, place, 1).parent.glob(f"{place}.*"))):
+        manifest = read(folder)
+        if manifest is not None and inside in manifest.outputs and manifest.outputs[inside].digest == digest:
+            return folder
+    return None
