@@ -8,15 +8,18 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+from prefect.client.orchestration import get_client
 from prefect.deployments.runner import RunnerDeployment
 from prefect.flows import Flow
 from prefect.schedules import Schedule
 from prefect.types.entrypoint import EntrypointType
 
+from flows.automations import apply, crash_rules
 from flows.fork import fork
 from flows.forms import shaped
 from flows.stage import stage
 from flows.train import train
+from stages.contract.errors import ConfigError
 
 LOGGING = {"PREFECT_LOGGING_LEVEL": "INFO", "PREFECT_LOGGING_LOGGERS_PREFECT_TASK_RUNS_LEVEL": "WARNING"}
 """What flow runs log: a stage has a line of its own, which says more than that its task run has ended."""
@@ -104,3 +107,39 @@ def _shape_form(deployment: RunnerDeployment, configs: Sequence[str]) -> None:
     if (config := schema.properties.get("config")) is not None:
         config["enum"] = list(configs)
         config.setdefault("default", configs[0])
+
+
+def deploy(pool: str, configs: Sequence[str], artifacts: Path, image: str | None) -> dict[str, UUID]:
+    """Registers all deployments on a work pool that is there, with the two rules of crashes; their ids.
+
+    Args:
+        pool: its name.
+        configs: what the parameter `config` is chosen from.
+        artifacts: the folder of all runs, as the flows' processes see it.
+        image: the container image that the flows run in; None for a pool of processes.
+
+    Raises:
+        ConfigError: there is no such pool, or an image is missing or too much.
+    """
+    kind = _kind_of(pool)
+    if (kind == "process") != (image is None):
+        wanted = "runs processes; leave out --image" if image else "runs containers; name their image with --image"
+        raise ConfigError(f"the work pool {pool} (type {kind}) {wanted}")
+    if image is None:
+        variables = process_variables(Path.cwd(), artifacts, {})
+    else:
+        variables = {"image": image, "env": {"GRPO_ARTIFACTS": str(artifacts), "PREFECT_LOGGING_LEVEL": "INFO"}}
+    made = register(pool, configs, variables)
+    apply(crash_rules(made.values(), whole_server=False), keep=True)
+    return made
+
+
+def _kind_of(pool: str) -> str:
+    with get_client(sync_client=True) as client:
+        there = {found.name: found.type for found in client.read_work_pools()}
+    if pool not in there:
+        raise ConfigError(
+            f"the server has no work pool {pool!r}; there are: {', '.join(sorted(there)) or 'none'}. "
+            f"Make it with `prefect work-pool create {pool} --type process`"
+        )
+    return there[pool]

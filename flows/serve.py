@@ -18,6 +18,7 @@ from flows.server import (
     start_server,
     wait_until_it_answers,
 )
+from flows.worker import READY, Told
 from stages.contract.errors import ConfigError, GrpoError
 
 WORKER_SETTINGS = {
@@ -28,22 +29,20 @@ WORKER_SETTINGS = {
 """How soon the worker sees what it is asked for, in seconds; whatever the user has set stays."""
 
 
-def serve(artifacts: Path, configs: list[str], host: str, port: int, slots: int, say: Callable[[str], None]) -> None:
+def serve(told: Told, host: str, port: int, say: Callable[[str], None]) -> None:
     """Serves until it is told to end.
 
     Args:
-        artifacts: the folder of all runs; the server's database is in its `.prefect`.
-        configs: configuration files, relative to the working directory.
+        told: what the worker needs to know; the server's database is in `.prefect` of the artifacts.
         host: address that the server listens on.
         port: its port.
-        slots: flow runs at a time.
         say: told the UI's address when all is ready.
 
     Raises:
         GrpoError: the server or the worker does not start, or has ended by itself.
     """
-    artifacts.mkdir(parents=True, exist_ok=True)
-    prefect_environment(artifacts)
+    told.artifacts.mkdir(parents=True, exist_ok=True)
+    prefect_environment(told.artifacts)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with ExitStack() as stack, claim(home := Path(os.environ["PREFECT_HOME"])) as claimed:
         if isinstance(claimed, Owner):
@@ -60,8 +59,8 @@ def serve(artifacts: Path, configs: list[str], host: str, port: int, slots: int,
             server = stack.enter_context(start_server(host, port, _server_settings(home, host, port)))
             wait_until_it_answers(url, server)
             processes.append(server)
-        whose = "other" if configured else "own"
-        worker = stack.enter_context(_worker(home, str(artifacts.resolve()), str(slots), whose, *configs))
+        told = told.model_copy(update={"own_server": not configured})
+        worker = stack.enter_context(_worker(home, told))
         say(url.removesuffix("/api"))
         ended = _first_to_end([*processes, worker])
         which = "worker" if ended is worker else "server"
@@ -107,6 +106,7 @@ def _server_settings(home: Path, host: str, port: int) -> dict[str, str]:
         "PREFECT_SERVER_API_HOST": host,
         "PREFECT_SERVER_API_PORT": str(port),
         "PREFECT_UI_ENABLED": "1",
+        "PREFECT_UI_URL": f"http://{_reached_at(host)}:{port}",
         "PREFECT_UI_STATIC_DIRECTORY": str(home / "ui"),
         "PREFECT_LOGGING_LEVEL": "WARNING",
     }
@@ -114,13 +114,13 @@ def _server_settings(home: Path, host: str, port: int) -> dict[str, str]:
 
 
 @contextmanager
-def _worker(home: Path, *told: str) -> Iterator["subprocess.Popen[bytes]"]:
+def _worker(home: Path, told: Told) -> Iterator["subprocess.Popen[bytes]"]:
     """A process of `flows.worker` that is ready; it is killed afterwards, and its flow processes end with it."""
     reads, writes = os.pipe()
     environment = WORKER_SETTINGS | {k: v for k, v in os.environ.items() if k != "PREFECT_LOGGING_LEVEL"}
     with (home / "worker.log").open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "flows.worker", str(os.getpid()), str(writes), *told],
+            [sys.executable, "-m", "flows.worker", str(os.getpid()), str(writes), told.model_dump_json()],
             env=environment,
             pass_fds=(writes,),
             stdin=subprocess.DEVNULL,
@@ -130,9 +130,9 @@ def _worker(home: Path, *told: str) -> Iterator["subprocess.Popen[bytes]"]:
         )
     os.close(writes)
     try:
-        with os.fdopen(reads, "rb") as ready:
-            if not ready.read():
-                raise GrpoError(f"the worker did not start; see {home}/worker.log")
+        with os.fdopen(reads, encoding="utf-8") as pipe:
+            if (said := pipe.read()) != READY:
+                raise GrpoError(said or f"the worker did not start; see {home}/worker.log")
         yield process
     finally:
         process.kill()

@@ -1,5 +1,6 @@
 """Prefect's server: the one that is configured, the one that `grpo serve` runs, or one for the time of one command."""
 
+import base64
 import ctypes
 import os
 import signal
@@ -7,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,6 +23,7 @@ START_LIMIT = 120
 CONFIGURED_LIMIT = 10
 """Seconds that a server which should be running already may take."""
 PR_SET_PDEATHSIG = 1
+PASSWORD = "PREFECT_API_AUTH_STRING"
 DATABASE = "PREFECT_API_DATABASE_CONNECTION_URL"
 EMBEDDED = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
 """A server without the UI and without the services that a single command does not need."""
@@ -39,7 +42,7 @@ def prefect_environment(artifacts: Path) -> None:
     }.items():
         os.environ.setdefault(name, value)
     if password := os.environ.get("PREFECT_SERVER_API_AUTH_STRING"):
-        os.environ.setdefault("PREFECT_API_AUTH_STRING", password)
+        os.environ.setdefault(PASSWORD, password)
 
 
 @contextmanager
@@ -72,6 +75,25 @@ def prefect_server(artifacts: Path) -> Iterator[Callable[[], None]]:
 
 
 @contextmanager
+def running_server(artifacts: Path) -> Iterator[str]:
+    """The address of a server that is up already: the one `PREFECT_API_URL` names, else that of `grpo serve`.
+
+    Raises:
+        GrpoError: there is none.
+    """
+    prefect_environment(artifacts)
+    with claim(Path(os.environ["PREFECT_HOME"])) as claimed:
+        shared = claimed.url if isinstance(claimed, Owner) and claimed.shared else None
+        if (url := os.environ.get("PREFECT_API_URL", shared)) is None:
+            raise GrpoError(
+                "no Prefect server is known; name it with --server or PREFECT_API_URL, or start `grpo serve`"
+            )
+        wait_until_it_answers(url, None, CONFIGURED_LIMIT)
+        with _pointed_at(url):
+            yield url
+
+
+@contextmanager
 def start_server(host: str, port: int, settings: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
     """Runs Prefect's server in a process of its own, which ends with this one, however that ends."""
     command = [sys.executable, "-m", "flows.server", host, str(port), str(os.getpid())]
@@ -94,7 +116,7 @@ def _pointed_at(url: str) -> Iterator[None]:
     try:
         yield
     finally:
-        del os.environ["PREFECT_API_URL"]
+        os.environ.pop("PREFECT_API_URL")
 
 
 def free_port(host: str, port: int) -> int:
@@ -123,8 +145,14 @@ def wait_until_it_answers(url: str, process: subprocess.Popen[bytes] | None, lim
     deadline = time.monotonic() + limit
     while time.monotonic() < deadline:
         try:
-            with urllib.request.urlopen(f"{url}/health", timeout=5):
+            with urllib.request.urlopen(_question(url), timeout=5):
                 return
+        except urllib.error.HTTPError as answer:
+            if answer.code in {401, 403}:
+                raise GrpoError(
+                    f"the Prefect server at {url} wants a password; {PASSWORD} has to be user:password"
+                ) from None
+            time.sleep(0.1)
         except OSError:
             time.sleep(0.1)
         except ValueError:
@@ -132,6 +160,14 @@ def wait_until_it_answers(url: str, process: subprocess.Popen[bytes] | None, lim
         if process is not None and process.poll() is not None:
             raise GrpoError(f"Prefect's server ended at once; see {os.environ['PREFECT_HOME']}/server.log")
     raise GrpoError(f"the Prefect server at {url} has not answered for {limit} s; is PREFECT_API_URL right?")
+
+
+def _question(url: str) -> urllib.request.Request:
+    """One that a server answers only if it takes the password; of Prefect Cloud, which takes keys, its health."""
+    if "PREFECT_API_KEY" in os.environ:
+        return urllib.request.Request(f"{url}/health")
+    password = base64.b64encode(os.environ.get(PASSWORD, "").encode()).decode()
+    return urllib.request.Request(f"{url}/version", headers={"Authorization": f"Basic {password}"})
 
 
 def end_with_parent(parent: int) -> bool:

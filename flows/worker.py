@@ -1,26 +1,47 @@
 """The worker of `grpo serve`: registers what is offered, then starts a process for each flow run that is asked for."""
 
 import asyncio
+import json
 import os
 import sys
 from pathlib import Path
 from typing import Any
 
 from flows.flow_process import SLOTS
+from flows.notifications import Notifications
 from flows.server import end_with_parent
+from stages.contract.config import Config
+from stages.contract.errors import GrpoError
 
 POOL = "grpo"
+READY = "ready"
 RESTARTED = "grpo serve was ended while it ran; it goes on from the last stage in place"
 
 
-def prepare(configs: list[str], artifacts: Path, slots: int, own_server: bool) -> None:
+class Told(Config):
+    """What `grpo serve` was told."""
+
+    artifacts: Path
+    """The folder of all runs."""
+    configs: tuple[str, ...]
+    """Configurations to choose from, relative to the working directory."""
+    slots: int
+    """Flow runs at a time."""
+    own_server: bool
+    """Whether the server is that of this folder, not one that was configured."""
+    notifications: Notifications
+    """Who is told what happens."""
+
+
+def prepare(told: Told) -> None:
     """Brings what is served on the server up to date, and takes up what an earlier `grpo serve` left running."""
-    from flows.automations import apply, crash_rules
+    from flows.automations import apply, crash_rules, notification_rules
     from flows.deployments import process_variables, register
 
-    asyncio.run(_make_pool(slots))
-    made = register(POOL, configs, process_variables(Path.cwd(), artifacts, {SLOTS: str(slots)}))
-    apply(crash_rules(made.values(), own_server))
+    asyncio.run(_make_pool(told.slots))
+    variables = process_variables(Path.cwd(), told.artifacts, {SLOTS: str(told.slots)})
+    made = register(POOL, told.configs, variables).values()
+    apply(crash_rules(made, told.own_server) + notification_rules(told.notifications, made))
     asyncio.run(_take_up())
 
 
@@ -74,16 +95,19 @@ async def _work() -> None:
     await worker.start(printer=lambda *_: None)
 
 
-def main(parent: int, ready: int, artifacts: Path, slots: int, own_server: bool, configs: list[str]) -> None:
-    """The worker's own process. It writes a word to the pipe `ready` when what is asked for would be done."""
+def main(parent: int, ready: int, told: Told) -> None:
+    """The worker's own process: says into the pipe `ready` that what is asked for would be done, or what is wrong."""
     if not end_with_parent(parent):
         return
-    prepare(configs, artifacts, slots, own_server)
-    os.write(ready, b"ready")
-    os.close(ready)
+    with os.fdopen(ready, "w", encoding="utf-8") as pipe:
+        try:
+            prepare(told)
+        except GrpoError as failure:
+            pipe.write(str(failure))
+            return
+        pipe.write(READY)
     asyncio.run(_work())
 
 
 if __name__ == "__main__":
-    _parent, _ready, _artifacts, _slots, _own, *_configs = sys.argv[1:]
-    main(int(_parent), int(_ready), Path(_artifacts), int(_slots), _own == "own", _configs)
+    main(int(sys.argv[1]), int(sys.argv[2]), Told(**json.loads(sys.argv[3])))

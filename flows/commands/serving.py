@@ -1,5 +1,6 @@
 """`grpo serve` and `grpo deploy`: the Prefect UI."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -23,13 +24,55 @@ def serve(
     slots: Annotated[
         int | None, typer.Option(min=1, help="Flow runs at a time, sharing the GPUs; without it one a GPU.")
     ] = None,
+    notifications: Annotated[
+        Path | None, typer.Option(help="A YAML file that says who is told of failed runs, nights held back and gates.")
+    ] = None,
     artifacts: Artifacts = ARTIFACTS,
 ) -> None:
     """Serves the Prefect UI, and runs here what is started in it. Ctrl-C ends it with all it has started."""
+    from flows.notifications import Notifications, read_notifications
     from flows.serve import serve as run
     from flows.slots import gpus
+    from flows.worker import Told
 
-    run(artifacts, _configurations(configs), host, port, slots or max(1, len(gpus())), _announce)
+    told = Told(
+        artifacts=artifacts.resolve(),
+        configs=tuple(_configurations(configs)),
+        slots=slots or max(1, len(gpus())),
+        own_server=True,
+        notifications=read_notifications(notifications) if notifications else Notifications(),
+    )
+    run(told, host, port, _announce)
+
+
+@app.command()
+def deploy(
+    pool: Annotated[str, typer.Option(help="A work pool that the server has: process, docker, kubernetes, …")],
+    server: Annotated[
+        str | None, typer.Option(help="Address of its API; without it PREFECT_API_URL, or a running `grpo serve`.")
+    ] = None,
+    image: Annotated[
+        str | None, typer.Option(help="Container image with grpo-flows, for a pool of containers.")
+    ] = None,
+    configs: Configs = Path("configs"),
+    artifacts: Artifacts = ARTIFACTS,
+) -> None:
+    """Registers what `grpo serve` offers on an existing Prefect server and work pool."""
+    from flows.server import running_server
+
+    if server:
+        os.environ["PREFECT_API_URL"] = server.rstrip("/").removesuffix("/api") + "/api"
+    names = _configurations(configs)
+    with running_server(artifacts) as url:
+        from flows.deployments import deploy as register
+
+        made = register(pool, names, artifacts, image)
+    console.print(
+        f"{', '.join(made)}: on the work pool {escape(pool)} of {url.removesuffix('/api')}; "
+        f"a worker of it runs them: prefect worker start --pool {escape(pool)}",
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
 def _configurations(folder: Path) -> list[str]:
