@@ -15,6 +15,7 @@ from prefect.schedules import Schedule
 from prefect.types.entrypoint import EntrypointType
 
 from flows.automations import apply, crash_rules
+from flows.evaluate import evaluate
 from flows.fork import fork
 from flows.forms import shaped
 from flows.stage import stage
@@ -43,6 +44,7 @@ def offers() -> list[Offer]:
     return [
         Offer(train, "Trains a run from a configuration, or goes on with it from the last stage in place."),
         Offer(stage, "Runs one stage of one iteration again, as configured or with changed settings."),
+        Offer(evaluate, "Measures policies of a run on its held-out prompts, as configured or with changed settings."),
         Offer(fork, "Makes a run that shares another one's earlier iterations, and goes on from there."),
     ]
 

@@ -3,15 +3,20 @@
 from pathlib import Path
 
 from prefect import flow
+from prefect.client.schemas.objects import State
+from prefect.states import Completed
 
 from flows import progress
 from flows.failing import in_one_sentence
 from flows.forms import StageOverrides
 from flows.publish import published
-from flows.resume import after
+from flows.resume import StageState, after, examine
 from flows.runs import ARTIFACTS, History, held, open_run
 from flows.tasks import StageName, run_stage
 from stages.contract.errors import ConfigError
+
+SHOWN = 3
+"""Stale stages that the flow run's message names."""
 
 
 @flow(name="stage", flow_run_name="{stage} · {run}/{iteration}", persist_result=False)
@@ -24,7 +29,7 @@ def stage(
     overrides: StageOverrides = None,
     through: int | None = None,
     artifacts: str = str(ARTIFACTS),
-) -> None:
+) -> State[None]:
     """Runs one stage of one iteration again; what it replaces moves to the run's folder `superseded`.
 
     Args:
@@ -38,7 +43,7 @@ def stage(
         artifacts: Folder of all runs.
     """
     paths, config = open_run(Path(artifacts), run)
-    if (stage in {"prompts", "warmstart"}) != (iteration == 0) and stage != "evaluate":
+    if iteration < 0 or ((stage in {"prompts", "warmstart"}) != (iteration == 0) and stage != "evaluate"):
         raise ConfigError(f"{stage} is not a stage of iteration {iteration}")
     last = History(paths).last()
     if through is not None and not iteration <= through <= last:
@@ -49,3 +54,13 @@ def stage(
         run_stage(str(paths.root), stage, iteration, force, overrides or {}, return_state=True).result()
         for k, following in after(History(paths), config, iteration, stage, through) if through is not None else ():
             run_stage(str(paths.root), following, k, return_state=True).result()
+    stale = [state for state in examine(History(paths), config, last) if state.status == "stale"]
+    return Completed(message=f"{stage} of iteration {iteration} is done; {_told(stale)}")
+
+
+def _told(stale: list[StageState]) -> str:
+    if not stale:
+        return "nothing is stale"
+    shown = [f"{state.stage} of iteration {state.iteration} ({state.reason})" for state in stale[:SHOWN]]
+    more = [f"and {len(stale) - SHOWN} more"] if len(stale) > SHOWN else []
+    return f"stale now, and made again by `train`: {', '.join([*shown, *more])}"
