@@ -356,15 +356,22 @@ def check_outside(config: RunConfig) -> None:
                 check_family(source.dataset)
 
 
-def differences(one: RunConfig, other: RunConfig) -> list[str]:
-    """What differs between two configurations of the same run and changes what comes out, a line each."""
+def differing(one: RunConfig, other: RunConfig) -> dict[str, tuple[str, str]]:
+    """What differs between two configurations and changes what comes out: dotted names and both values, as JSON."""
     ignored = {"iterations", "hardware", "run"}
     left, right = (
         dict(_leaves({name: part for name, part in deciding(config).items() if name not in ignored}))
         for config in (one, other)
     )
-    names = sorted(name for name in left.keys() | right.keys() if left.get(name) != right.get(name))
-    return [f"{name}: {left.get(name, 'nothing')} there, {right.get(name, 'nothing')} here" for name in names]
+    pairs = {
+        name: (left.get(name, "nothing"), right.get(name, "nothing")) for name in sorted(left.keys() | right.keys())
+    }
+    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+
+
+def differences(one: RunConfig, other: RunConfig) -> list[str]:
+    """The same, a line each."""
+    return [f"{name}: {there} there, {here} here" for name, (there, here) in differing(one, other).items()]
 
 
 def _leaves(data: Any, prefix: str = "") -> Iterator[tuple[str, str]]:

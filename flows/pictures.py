@@ -29,6 +29,8 @@ class Panel:
     curves: Sequence[Curve]
     limits: tuple[float, float] | None = None
     """The least and greatest value shown; None lets the curves say."""
+    mark: int | None = None
+    """An iteration to mark by a dotted line."""
 
 
 def draw(panels: Sequence[Panel], columns: int = 2) -> bytes | None:
@@ -48,6 +50,8 @@ def draw(panels: Sequence[Panel], columns: int = 2) -> bytes | None:
             xs, ys = [x for x, _ in curve.points], [y for _, y in curve.points]
             marker = "." if len(xs) <= MARKED else None
             axes.plot(xs, ys, label=curve.label, marker=marker, linewidth=1.3)
+        if panel.mark is not None:
+            axes.axvline(panel.mark, color="grey", linestyle=":", linewidth=1.2)
         axes.set_title(panel.title, fontsize=10)
         axes.set_ylabel(panel.unit, fontsize=9)
         axes.set_xlabel("iteration", fontsize=9)

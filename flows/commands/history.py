@@ -1,4 +1,4 @@
-"""`grpo fork`, `replay`, `lineage`, `retain` and `space`: what is done with a run's history."""
+"""`grpo fork`, `compare`, `replay`, `lineage`, `retain` and `space`: what is done with a run's history."""
 
 from contextlib import nullcontext
 from pathlib import Path
@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.tree import Tree
 
-from flows.commands.options import Artifacts, Json, Run, Set, console, size, write_json
+from flows.commands.options import Artifacts, Json, Run, Set, console, figure, size, write_json
 from flows.runs import ARTIFACTS
 from stages.contract.errors import ConfigError
 
@@ -31,6 +31,65 @@ def fork(
     new = make(artifacts, run, at, name, parse_overrides(set_ or []), _say)
     where = "" if artifacts == ARTIFACTS else f" --artifacts {artifacts}"
     _say(f"{new.root}: shares iterations 0 to {at} of {run}; `grpo resume {name}{where}` goes on")
+
+
+@app.command()
+def compare(
+    run: Run,
+    other: Annotated[str, typer.Argument(help="Name of the other run.")],
+    plot: Annotated[Path | None, typer.Option(help="A PNG file to draw the figures of both into.")] = None,
+    as_json: Json = False,
+    artifacts: Artifacts = ARTIFACTS,
+) -> None:
+    """Sets two runs side by side: where they part, what differs, and their figures by iteration."""
+    from flows.compare import FIGURES
+    from flows.compare import compare as side_by_side
+    from flows.compare import plot as draw
+    from flows.runs import History, open_run
+
+    if plot is not None and (plot.suffix != ".png" or not plot.parent.is_dir()):
+        raise ConfigError(f"--plot {plot}: a file that ends in .png, in a folder that is there, is wanted")
+    (one, left), (two, right) = open_run(artifacts, run), open_run(artifacts, other)
+    compared = side_by_side(History(one), left, History(two), right)
+    if plot is not None and (picture := draw(compared)) is not None:
+        plot.write_bytes(picture)
+    if as_json:
+        return write_json(compared)
+    table = Table(title=f"1 = {run}, 2 = {other}", box=None, pad_edge=False)
+    table.add_column("k", justify="right")
+    for title in ("reward", "held-out", "KL", "length"):
+        for i in (1, 2):
+            table.add_column(f"{title}\n{i}", justify="right", no_wrap=True)
+    for entry in compared["iterations"]:
+        style = "bold" if entry["iteration"] == compared["policy"] else ""
+        cells = [figure(value) for name in FIGURES for value in entry[name]]
+        table.add_row(str(entry["iteration"]), *cells, style=style)
+    console.print(table)
+    for line in _parting(compared):
+        _say(line)
+    return None
+
+
+def _parting(compared: dict[str, Any]) -> list[str]:
+    """Where two runs part and what differs there, in words."""
+    one, other = compared["runs"]
+    out = []
+    for run, parent in zip(compared["runs"], compared["forked"], strict=True):
+        out += [f"{run} was forked from {parent['run']} at iteration {parent['iteration']}"] if parent else []
+    if (stage := compared["stage"]) is None:
+        out.append("all that both have made is the same, byte for byte")
+    else:
+        policy = "" if compared["policy"] is None else f"; their policies from iteration {compared['policy']} on"
+        out.append(f"they part at {stage['stage']} of iteration {stage['iteration']}{policy}")
+    out += [f"  {name}: {mine} in {one}, {its} in {other}" for name, (mine, its) in compared["fields"].items()]
+    if stage is not None and not compared["fields"]:
+        out.append("  their configurations do not differ there")
+        out += [
+            f"  {name}: {mine} in {one}, {its} in {other}" for name, (mine, its) in compared["circumstances"].items()
+        ]
+    if not compared["heldout"]:
+        out.append("their held-out prompts differ: held-out success is not comparable")
+    return out
 
 
 @app.command()
