@@ -52,6 +52,27 @@ class KeepConfig(Config):
     """Whether what reruns replaced stays."""
 
 
+class NightsConfig(Config):
+    """What a night may do: the flow `nightly` goes on with the run until one of its limits is reached."""
+
+    iterations: int | None = Field(default=10, gt=0)
+    """Iterations a night at most; null sets no limit."""
+    hours: float | None = Field(default=6.0, gt=0)
+    """No iteration begins that would not be over after so many hours; the evaluation comes after. null: no limit."""
+    prompts: int | None = Field(default=None, gt=0)
+    """Held-out prompts by which a night's policy is judged; null takes `evaluate.prompts`."""
+    samples: int | None = Field(default=None, gt=0)
+    """Completions of each of them; null takes `evaluate.samples`."""
+    late: float = Field(default=4.0, gt=0)
+    """Hours after its time up to which a night still begins; one that is later is left out."""
+
+    @model_validator(mode="after")
+    def _limited(self) -> Self:
+        if self.iterations is None and self.hours is None:
+            raise ValueError("iterations and hours are both null, so that a night would never end: set one of them")
+        return self
+
+
 class RunConfig(Config):
     """A run."""
 
@@ -84,6 +105,8 @@ class RunConfig(Config):
     """Which policy is held to be the best."""
     keep: KeepConfig | None = operational(None)
     """Which policies stay on the disk; other weights are removed after each iteration. null keeps all."""
+    nights: NightsConfig = operational(NightsConfig())
+    """What a night may do."""
     gate: Gate | None = operational(None)
     """Where someone has to approve before the run goes on: before each update, or before a promotion by a night."""
     hardware: HardwareConfig = HardwareConfig()

@@ -18,6 +18,7 @@ from flows.automations import apply, crash_rules
 from flows.evaluate import evaluate
 from flows.fork import fork
 from flows.forms import shaped
+from flows.nightly import nightly
 from flows.stage import stage
 from flows.train import train
 from stages.contract.errors import ConfigError
@@ -45,6 +46,7 @@ def offers() -> list[Offer]:
         Offer(train, "Trains a run from a configuration, or goes on with it from the last stage in place."),
         Offer(stage, "Runs one stage of one iteration again, as configured or with changed settings."),
         Offer(evaluate, "Measures policies of a run on its held-out prompts, as configured or with changed settings."),
+        Offer(nightly, "Goes on with a run for a night, and promotes its policy if it is better beyond noise."),
         Offer(fork, "Makes a run that shares another one's earlier iterations, and goes on from there."),
     ]
 

@@ -28,7 +28,7 @@ from flows.decisions import (
 from flows.reading import completions
 from flows.report import fenced, inline, markdown_table, row, visible
 from flows.runs import History
-from stages.contract.errors import ConfigError, GateError
+from stages.contract.errors import ConfigError, GateError, RejectedError
 from stages.contract.paths import RunPaths
 
 WAITING = "grpo-flows.gate.waiting"
@@ -57,7 +57,8 @@ def pass_gate(paths: RunPaths, config: RunConfig, gate: Gate, k: int) -> dict[st
     Under a deployment the flow run is suspended until someone answers.
 
     Raises:
-        GateError: it was rejected, or, without a deployment, nobody has decided yet.
+        RejectedError: someone said no.
+        GateError: without a deployment, nobody has decided yet.
     """
     if config.gate != gate:
         return {}
@@ -89,12 +90,12 @@ def _ask(paths: RunPaths, config: RunConfig, question: Question, seen: str) -> N
         decision, note = "refused", str(error)
     question = keep(paths, question, decision, note, answer.changes, "the form in Prefect's UI")
     if decision == "rejected":
-        raise GateError(_rejected(paths, question, question.decisions[-1]))
+        raise RejectedError(_rejected(paths, question, question.decisions[-1]))
 
 
 def _stop(paths: RunPaths, question: Question, standing: Decision | None) -> None:
     if standing is not None:
-        raise GateError(_rejected(paths, question, standing))
+        raise RejectedError(_rejected(paths, question, standing))
     if question.since is None:
         question = question.model_copy(update={"since": now(), "flow_run": None})
         write(paths, question)

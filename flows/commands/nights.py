@@ -1,4 +1,4 @@
-"""`grpo promote`, `approve` and `reject`: what people decide about a run."""
+"""`grpo nightly`, `promote`, `approve` and `reject`: nights, and what people decide about a run."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -16,6 +16,34 @@ Note = Annotated[str, typer.Option(help="Why; kept with the decision.")]
 
 
 @app.command()
+def nightly(
+    run: Run,
+    iterations: Annotated[int | None, typer.Option(min=1, help="Iterations at most.")] = None,
+    hours: Annotated[float | None, typer.Option(help="Hours at most.")] = None,
+    timezone: Annotated[str | None, typer.Option(help="Time zone of the night's date, e.g. Europe/Berlin.")] = None,
+    artifacts: Artifacts = ARTIFACTS,
+) -> None:
+    """Spends a night on a run: goes on with it, evaluates, promotes or holds back, reports. Once a date."""
+    from flows.nights import zone
+    from flows.runs import History, open_run
+    from flows.server import prefect_server
+
+    paths, config = open_run(artifacts, run)
+    last = History(paths).last() + (iterations or config.nights.iterations or 1)
+    zone(timezone)
+    if hours is not None and not hours > 0:
+        raise ConfigError(f"--hours {hours:g}: more than 0 is wanted")
+    with prefect_server(artifacts) as wait_for_server:
+        from flows import progress
+        from flows.display import Display
+        from flows.nightly import nightly as flow
+
+        with Display(console, last) as display, progress.watching(display):
+            wait_for_server()
+            flow(run, iterations, hours, timezone, str(artifacts))
+
+
+@app.command()
 def promote(
     run: Run,
     iteration: Annotated[int | None, typer.Option(min=0, help="Iteration; without it the last one trained.")] = None,
@@ -25,12 +53,11 @@ def promote(
     """Promotes a policy by hand, if it is better than the promoted one on held-out prompts beyond noise."""
     from flows.promotion import against_promoted, promoted, verdict
     from flows.promotion import promote as put
-    from flows.runs import chosen, open_run
-    from stages.contract.lock import run_lock
+    from flows.runs import chosen, held, open_run
 
     paths, config = open_run(artifacts, run)
     k = chosen(paths, "*/update/manifest.json", iteration, "policy")
-    with run_lock(paths.lock, lambda text: console.print(escape(text), highlight=False)):
+    with held(paths, lambda text: console.print(escape(text), highlight=False)):
         before, comparison = promoted(paths), None
         if k == before and not force:
             raise ConfigError(f"iteration {k} is the promoted one already")
@@ -70,10 +97,9 @@ def _decide(
     artifacts: Path, run: str, decision: Literal["approved", "rejected"], note: str, changes: dict[str, Any]
 ) -> None:
     from flows.decisions import decide, place
-    from flows.runs import open_run
-    from stages.contract.lock import run_lock
+    from flows.runs import held, open_run
 
     paths, config = open_run(artifacts, run)
-    with run_lock(paths.lock, lambda text: console.print(escape(text), highlight=False)):
+    with held(paths, lambda text: console.print(escape(text), highlight=False)):
         question = decide(paths, config, decision, note, changes)
     console.print(f"{decision}: {escape(place(paths, question))}", highlight=False, soft_wrap=True)

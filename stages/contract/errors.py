@@ -34,7 +34,11 @@ class RunInUseError(GrpoError):
 
 
 class GateError(GrpoError):
-    """A gate of the run that waits for a decision, or was rejected."""
+    """A gate of the run that waits for a decision."""
+
+
+class RejectedError(GateError):
+    """A gate of the run at which someone said no."""
 
 
 class DivergenceError(GrpoError):

@@ -59,6 +59,11 @@ class RunPaths:
         return self.root / "promoted.json"
 
     @property
+    def nights(self) -> Path:
+        """The folder of what the nights did."""
+        return self.root / "nights"
+
+    @property
     def gates(self) -> Path:
         """The folder of what was asked and decided at gates."""
         return self.root / "gates"

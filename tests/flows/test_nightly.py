@@ -1,0 +1,210 @@
+"""Nights: three of them with the clock moved, one better, one worse, one killed; and the rules they go by."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+import pytest
+
+from flows.config import NightsConfig
+from flows.nights import (
+    Night,
+    again,
+    left_open,
+    new_night,
+    read_night,
+    reason_to_skip,
+    reason_to_stop,
+    write_night,
+    zone,
+)
+from flows.perform import perform
+from flows.promotion import promoted, promotion
+from flows.runs import History
+from stages.contract.errors import ConfigError
+from stages.contract.paths import RunPaths
+from tests.flows.conftest import ROOT, SMALL, environment, run_grpo
+from tests.flows.serving import eventually
+
+SHORT = "score.rewards=[{type: length, target: 2, limit: 6}]"  # to be brief is learned in a few iterations
+BEGIN = datetime(2026, 3, 27, 1, tzinfo=UTC)  # 02:00 in Berlin; summer time begins two nights later
+
+
+def night_at(folder: Path, when: datetime, run: str, *due: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "tests.flows.night_at", when.isoformat(), run, *due]
+    variables = environment() | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, cwd=folder, env=variables, stdout=pipe, stderr=subprocess.STDOUT, text=True)
+
+
+def said(process: subprocess.Popen[str]) -> str:
+    out, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, out
+    return out
+
+
+def the_night(paths: RunPaths, date: str) -> Night:
+    night = read_night(paths, date)
+    assert night is not None
+    return night
+
+
+def morning(paths: RunPaths, date: str) -> str:
+    return (paths.nights / f"{date}.md").read_text(encoding="utf-8")
+
+
+def test_three_nights_one_better_one_worse_one_killed(served) -> None:
+    folder, paths = served.folder, RunPaths(served.folder / "artifacts/nights")
+    sizes = ("evaluate.prompts=8", "nights.prompts=64", "nights.samples=4", "nights.iterations=3")
+    settings = [word for setting in (SHORT, *sizes) for word in ("--set", setting)]
+    done = run_grpo(folder, "train", SMALL, "--run", "nights", "--iterations", 1, *settings)
+    assert done.returncode == 0, done.stderr
+    assert promoted(paths) is None
+
+    # The first night trains well.
+    out = said(night_at(folder, BEGIN, "nights"))
+    night = the_night(paths, "2026-03-27")
+    assert night.status == "done" and (night.before, night.last) == (1, 4) and night.promoted, out
+    assert promoted(paths) == 4
+    figures = promotion(paths).figures
+    assert figures["new"] > figures["old"] + 0.1 and figures["low"] > 0
+    assert figures["prompts"] > 16  # of the night's evaluation, not the eight of every iteration
+    assert "better than the promoted policy beyond noise" in night.why
+    assert "**Iteration 4 promoted**" in morning(paths, "2026-03-27")
+    assert "Skipped: the night of 2026-03-27 was spent already" in said(night_at(folder, BEGIN, "nights"))
+
+    # Before the second one, an update goes wrong.
+    far_too_fast = {"update.optimizer.learning_rate": 0.05, "update.optimizer.schedule": {"type": "constant"}}
+    for stage in ("sample", "score", "advantage", "update"):
+        perform(paths.root, stage, 5, far_too_fast if stage == "update" else {})
+    out = said(night_at(folder, BEGIN + timedelta(days=1), "nights"))
+    night = the_night(paths, "2026-03-28")
+    assert night.status == "done" and (night.before, night.last) == (4, 7) and not night.promoted, out
+    assert promoted(paths) == 4
+    assert "worse than the promoted policy beyond noise" in night.why
+    page = morning(paths, "2026-03-28")
+    assert "**Iteration 7 held back**" in page and "grpo fork nights --at 4" in page
+    told = served.api("POST", "/events/filter", {"filter": {"event": {"name": ["grpo-flows.night.held-back"]}}})
+    assert [event["payload"]["date"] for event in told["events"]] == ["2026-03-28"]
+    artifact = served.api("GET", "/artifacts/nights-night/latest")
+    assert artifact["data"].startswith("# nights · night of 2026-03-28")
+
+    # The third one is killed, and started again an hour later; a twin of the run is spared.
+    shutil.copytree(paths.root, folder / "artifacts/spared")
+    third = BEGIN + timedelta(days=2)
+    process = night_at(folder, third, "nights")
+    eventually(lambda: paths.stage(9, "sample").is_dir() or process.poll() is not None, 120)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    night = the_night(paths, "2026-03-29")
+    assert night.status == "running" and not paths.stage(10, "update").exists()
+
+    out = said(night_at(folder, third + timedelta(hours=1), "nights"))
+    night = the_night(paths, "2026-03-29")
+    assert night.status == "done" and (night.before, night.last, night.starts) == (7, 10, 2), out
+    assert night.began == third.replace(microsecond=night.began.microsecond, second=night.began.second)
+    assert "begun 2 times" in morning(paths, "2026-03-29")
+    said(night_at(folder, third, "spared"))
+    spared = RunPaths(folder / "artifacts/spared")
+    assert History(paths).policy_digest(10) == History(spared).policy_digest(10)
+    assert the_night(spared, "2026-03-29").why == night.why
+
+
+def test_served_a_night_is_spent_once_a_date_and_reported(served, small_folder) -> None:
+    shutil.copytree(small_folder / "artifacts/small", served.folder / "artifacts/twice")
+    paths = RunPaths(served.folder / "artifacts/twice")
+    done = served.run("nightly", run="twice", iterations=1)
+    assert done["type"] == "COMPLETED" and done["message"].startswith("iteration 4 "), (done, served.logs())
+    (record,) = paths.nights.glob("*.json")
+    night = the_night(paths, record.stem)
+    assert (night.before, night.last, night.stopped) == (3, 4, "it had trained its 1 iterations")
+    again = served.run("nightly", run="twice", iterations=1)
+    assert (again["type"], again["name"]) == ("COMPLETED", "Skipped"), again
+    assert not paths.stage(5, "sample").exists()
+    wrong = served.run("nightly", run="twice", timezone="Mars/Olympus")
+    assert wrong["type"] == "FAILED" and "no time zone 'Mars/Olympus'" in wrong["message"]
+
+
+def test_by_the_command_a_policy_is_promoted_by_hand_and_served_by_that_word(small_folder, tmp_path) -> None:
+    shutil.copytree(small_folder / "artifacts/small", tmp_path / "artifacts/small")
+    paths = RunPaths(tmp_path / "artifacts/small")
+    none = run_grpo(tmp_path, "export", "small", "--promoted", "--to", "here")
+    assert none.returncode == 2 and "nothing of small has been promoted" in none.stderr
+    worse = run_grpo(tmp_path, "promote", "small", "--iteration", 3)
+    assert worse.returncode == 2 and re.search(r"iteration 3 is (not better|worse) than", worse.stderr), worse.stderr
+    assert promoted(paths) is None
+    forced = run_grpo(tmp_path, "promote", "small", "--iteration", 2, "--force")
+    assert forced.returncode == 0 and promoted(paths) == 2, forced.stderr
+    done = run_grpo(tmp_path, "export", "small", "--promoted", "--to", "here")
+    assert "iteration 2" in done.stdout, done.stderr
+    perform(paths.root, "update", 2, {"update.epochs": 1})
+    changed = run_grpo(tmp_path, "export", "small", "--promoted", "--to", "there")
+    assert changed.returncode == 2 and "was made again after it was promoted" in changed.stderr
+
+
+def record(**changes: object) -> Night:
+    return new_night("2026-03-27", BEGIN, 4, NightsConfig(iterations=3, hours=2)).model_copy(update=changes)
+
+
+def test_a_night_ends_with_its_iterations_or_its_hours() -> None:
+    assert reason_to_stop(record(last=6), BEGIN, [60.0]) is None
+    assert reason_to_stop(record(last=7), BEGIN, [60.0]) == "it had trained its 3 iterations"
+    late = BEGIN + timedelta(hours=1, minutes=50)
+    assert reason_to_stop(record(), late, [500.0, 590.0]) is None
+    assert reason_to_stop(record(), late, [610.0, 500.0]) == (
+        "another iteration takes some 610 s, and 600 s of its hours were left"
+    )
+    assert reason_to_stop(record(), late, [610.0, 500.0, 500.0, 500.0]) is None  # that was long ago
+    assert reason_to_stop(record(), BEGIN + timedelta(hours=2), []) == "its hours were over"
+    assert reason_to_stop(record(wanted=None, until=None, last=900), late, [1e9]) is None
+
+
+def test_hours_for_which_a_gate_waited_are_not_counted() -> None:
+    waiting = record(status="waiting", ended=BEGIN + timedelta(minutes=30))
+    resumed = again(waiting, BEGIN + timedelta(hours=7))
+    assert resumed.until == BEGIN + timedelta(hours=8, minutes=30) and resumed.status == "running"
+    killed = again(record(status="running"), BEGIN + timedelta(hours=7))
+    assert killed.until == BEGIN + timedelta(hours=2) and killed.starts == 2
+
+
+@pytest.mark.parametrize(
+    ("status", "skipped"), [("done", True), ("cut off", True), ("running", False), ("failed", False)]
+)
+def test_a_date_has_one_night_which_goes_on_until_it_is_done(status: str, skipped: bool) -> None:
+    reason = reason_to_skip(record(status=status), "2026-03-27", BEGIN, BEGIN, NightsConfig())
+    assert (reason is not None) == skipped
+
+
+def test_of_missed_nights_only_one_that_is_hardly_late_begins() -> None:
+    now = BEGIN + timedelta(hours=3)
+    assert reason_to_skip(None, "2026-03-27", now, BEGIN, NightsConfig(late=4)) is None
+    missed = reason_to_skip(None, "2026-03-26", now, BEGIN - timedelta(days=1), NightsConfig(late=4))
+    assert missed is not None and "due at 2026-03-26 01:00 UTC, more than 4 h ago; the next one goes on" in missed
+    assert reason_to_skip(None, "2026-03-27", now, None, NightsConfig()) is None
+    # One that was begun goes on, however late.
+    assert reason_to_skip(record(), "2026-03-27", BEGIN + timedelta(days=2), BEGIN, NightsConfig()) is None
+
+
+def test_a_night_that_never_ended_is_known_to_the_next_one(tmp_path) -> None:
+    paths = RunPaths(tmp_path)
+    write_night(paths, record())
+    write_night(paths, record(date="2026-03-26", status="done"))
+    assert [night.date for night in left_open(paths, "2026-03-28")] == ["2026-03-27"]
+    assert left_open(paths, "2026-03-27") == []
+
+
+def test_time_zones_know_summer_time_and_one_that_does_not_exist_is_told() -> None:
+    berlin = zone("Europe/Berlin")
+    before, after = (datetime(2026, 3, day, 2, tzinfo=berlin).astimezone(UTC).hour for day in (28, 30))
+    assert (before, after) == (1, 0)
+    assert isinstance(zone(None), ZoneInfo)
+    for name in ("Mars/Olympus", "../etc/passwd", "Europe"):
+        with pytest.raises(ConfigError, match="there is no time zone"):
+            zone(name)
