@@ -18,6 +18,7 @@ from flows import progress
 from flows.config import NightsConfig, RunConfig, apply_overrides, make_config
 from flows.failing import in_one_sentence
 from flows.gate import pass_gate
+from flows.new_prompts import take_up
 from flows.nights import (
     Night,
     again,
@@ -175,6 +176,9 @@ class _Desk:
             k = 1
         if promoted(self._paths) is None:
             promote(self._paths, 0, "the starting policy, which has nothing to beat")
+        taken = take_up(self._paths, self._config)
+        counts = {what: self.night.prompts.get(what, 0) + count for what, count in taken.prompts.items()}
+        self.put(prompts=self.night.prompts | counts, told=(*dict.fromkeys((*self.night.told, *taken.problems)),))
         while (stop := reason_to_stop(self.night, self._clock(), self._pace(k))) is None:
             train_iteration(self._paths, self._config, k)
             self.put(last=k)

@@ -43,9 +43,10 @@ _DECIDED_BY = {"evaluate": ("sample", "score"), "score": ("critic",), "update": 
 def _run(job: Job, stage: str, config: RunConfig) -> None:
     match stage:
         case "prompts":
+            import stages.prompts.added
             import stages.prompts.stage
 
-            stages.prompts.stage.run(job, config.prompts)
+            (stages.prompts.added if job.iteration else stages.prompts.stage).run(job, config.prompts)
         case "warmstart":
             import stages.warmstart.stage
 

@@ -30,11 +30,15 @@ def place_of(stage: str) -> str:
 
 
 def stages_of(history: History, config: RunConfig, k: int) -> tuple[str, ...]:
-    """The stages of iteration `k`, in order: `evaluate` where its turn has come, or where it was done once by hand."""
+    """The stages of iteration `k`, in order.
+
+    `evaluate` where its turn has come, or where it was done once by hand; `prompts` also where an iteration added some.
+    """
     config = history.config(k, config)
     turn = config.evaluate is not None and k % config.evaluate.every == 0
     evaluated = turn or (config.evaluate is not None and history.manifest(k, "evaluate") is not None)
-    return (START if k == 0 else ITERATION) + (("evaluate",) if evaluated else ())
+    added = k > 0 and history.manifest(k, "prompts") is not None
+    return (START if k == 0 else ("prompts", *ITERATION) if added else ITERATION) + (("evaluate",) if evaluated else ())
 
 
 def after(history: History, config: RunConfig, k: int, stage: str, last: int) -> Iterator[tuple[int, str]]:

@@ -10,7 +10,7 @@ from flows import progress
 from flows.failing import in_one_sentence
 from flows.forms import StageOverrides
 from flows.publish import published
-from flows.resume import StageState, after, examine
+from flows.resume import StageState, after, examine, stages_of
 from flows.runs import ARTIFACTS, History, held, open_run
 from flows.tasks import StageName, run_stage
 from stages.contract.errors import ConfigError
@@ -43,7 +43,8 @@ def stage(
         artifacts: Folder of all runs.
     """
     paths, config = open_run(Path(artifacts), run)
-    if iteration < 0 or ((stage in {"prompts", "warmstart"}) != (iteration == 0) and stage != "evaluate"):
+    known = stages_of(History(paths), config, iteration) if iteration >= 0 else ()
+    if stage not in (*known, "evaluate") or iteration < 0:
         raise ConfigError(f"{stage} is not a stage of iteration {iteration}")
     last = History(paths).last()
     if through is not None and not iteration <= through <= last:

@@ -9,6 +9,7 @@ from flows.config import RunConfig, check_outside, read_config
 from flows.failing import in_one_sentence
 from flows.forms import TrainOverrides
 from flows.gate import pass_gate
+from flows.new_prompts import next_to_draw, take_up
 from flows.publish import published, train_name
 from flows.resume import examine, stages_of, state_of
 from flows.retain import retain
@@ -43,6 +44,8 @@ def train(
         check_outside(resolved)
     last = iterations or resolved.iterations
     with writing(paths, resolved, progress.say), published(paths, resolved, last):
+        if next_to_draw(paths) <= last:
+            take_up(paths, resolved)
         history = History(paths)
         todo = [state for state in examine(history, resolved, last) if state.status != "current"]
         first = todo[0].iteration if todo else None

@@ -59,6 +59,11 @@ class RunPaths:
         return self.root / "promoted.json"
 
     @property
+    def data(self) -> Path:
+        """The folder into which new prompts may be dropped."""
+        return self.root / "data"
+
+    @property
     def nights(self) -> Path:
         """The folder of what the nights did."""
         return self.root / "nights"

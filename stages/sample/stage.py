@@ -35,8 +35,8 @@ def run(
     k = job.iteration
     parts = Parts(job.paths.parts(k, "sample"))
     with open_stage(job, "sample", "sample", section or deciding(config)) as desk:
-        table = desk.read(job.paths.stage(0, "prompts") / "train.parquet", PROMPTS)
-        first = prompt_indices(table.height, config.prompts, job.seed, k)
+        table, since = prompts_of(desk, k)
+        first = prompt_indices(table.height, config.prompts, job.seed, k, since)
 
         def draw(indices: Sequence[int], may_be_empty: bool = False) -> pl.DataFrame:
             return collect(
@@ -78,6 +78,13 @@ def run(
             with desk.timed("fidelity"):
                 compare(desk, rollouts, config, engine, job.device)
     parts.clear()
+
+
+def prompts_of(desk: Workspace, k: int) -> tuple[pl.DataFrame, int]:
+    """The run's training prompts as iteration `k` knows them, and the iteration that added the last ones."""
+    folders = {j: folder for j in range(k + 1) if (folder := desk.paths.stage(j, "prompts")).is_dir() or j == 0}
+    parts = {j: desk.read(folder / "train.parquet", PROMPTS) for j, folder in folders.items()}
+    return pl.concat(parts.values()), max((j for j, part in parts.items() if part.height), default=0)
 
 
 def compare(desk: Workspace, rollouts: pl.DataFrame, config: SampleConfig, engine: Engine, device: str) -> None:
