@@ -132,7 +132,7 @@ def deploy(pool: str, configs: Sequence[str], artifacts: Path, image: str | None
     if image is None:
         variables = process_variables(Path.cwd(), artifacts, {})
     else:
-        variables = {"image": image, "env": {"GRPO_ARTIFACTS": str(artifacts), "PREFECT_LOGGING_LEVEL": "INFO"}}
+        variables = {"image": image, "env": {"GRPO_ARTIFACTS": str(artifacts)} | LOGGING}
     made = register(pool, configs, variables)
     apply(crash_rules(made.values(), whole_server=False), keep=True)
     return made

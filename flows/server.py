@@ -20,7 +20,7 @@ from stages.contract.errors import GrpoError
 
 START_LIMIT = 120
 """Seconds that a server may take to answer; a first start on a busy machine takes most of a minute."""
-CONFIGURED_LIMIT = 10
+CONFIGURED_LIMIT = 5
 """Seconds that a server which should be running already may take."""
 PR_SET_PDEATHSIG = 1
 PASSWORD = "PREFECT_API_AUTH_STRING"

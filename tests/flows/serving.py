@@ -1,5 +1,7 @@
 """A real `grpo serve` in a folder of its own, spoken to through Prefect's API as the UI does."""
 
+import ctypes
+import os
 import re
 import signal
 import subprocess
@@ -12,6 +14,7 @@ from typing import Any
 
 import httpx
 
+from flows.server import PR_SET_PDEATHSIG
 from tests.flows.conftest import GRPO, environment
 
 
@@ -76,6 +79,13 @@ class Served:
 def serving(folder: Path, *options: str, **variables: str) -> Iterator[Served]:
     """Runs `grpo serve` in a folder, on a free port, until the end of the block."""
     log = folder / "serve.log"
+    kernel, parent = ctypes.CDLL(None), os.getpid()
+
+    def end_with_these_tests() -> None:
+        kernel.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:
+            os._exit(1)
+
     with log.open("wb") as out:
         process = subprocess.Popen(
             [str(GRPO), "serve", "--port", "0", *options],
@@ -84,6 +94,7 @@ def serving(folder: Path, *options: str, **variables: str) -> Iterator[Served]:
             stdout=out,
             stderr=out,
             start_new_session=True,
+            preexec_fn=end_with_these_tests,  # noqa: PLW1509 - it calls the kernel and nothing else
         )
     try:
         ready = eventually(

@@ -7,11 +7,38 @@ import subprocess
 import sys
 from contextlib import ExitStack
 
+import pytest
+
+from flows.claim import claim
 from flows.slots import share, slot
 from stages.contract.lock import run_lock
-from tests.flows.conftest import SMALL, run_grpo
+from tests.flows.conftest import GRPO, SMALL, environment, run_grpo
 from tests.flows.serving import alive, command_line, descendants, eventually
 from tests.flows.test_kill import digests
+
+
+@pytest.fixture(scope="module")
+def abandoned(served):
+    """A training that was begun in a terminal and killed at once: its flow run, which nobody has ended."""
+    command = [str(GRPO), "train", "configs/small.yaml", "--run", "abandoned"]
+    with subprocess.Popen(command, cwd=served.folder, env=environment(), stdout=subprocess.PIPE) as process:
+        try:
+            [run] = eventually(lambda: running(served, "abandoned"), 180)
+            eventually((served.folder / "artifacts/abandoned/iterations/0000/prompts/manifest.json").exists, 60)
+        finally:
+            process.kill()
+    return run
+
+
+def running(served, name):
+    """The flow runs at work whose names begin so."""
+    asked = {"flow_runs": {"name": {"like_": name}, "state": {"type": {"any_": ["RUNNING"]}}}}
+    return [found["id"] for found in served.api("POST", "/flow_runs/filter", asked)]
+
+
+def test_a_command_in_a_terminal_uses_the_server_that_is_up(served, abandoned):
+    assert served.state(abandoned)["type"] == "RUNNING"
+    assert served.api("GET", f"/flow_runs/{abandoned}")["deployment_id"] is None
 
 
 def test_a_run_is_started_as_the_form_does_and_a_stage_again(served):
@@ -50,11 +77,6 @@ def test_a_flow_process_that_is_killed_comes_back_and_ends_with_the_same_bytes(s
     assert digests(served.folder) == digests(small_folder)
 
 
-def at_work(served, name, stage="sample"):
-    """Whether a run works on that stage just now."""
-    return any((served.folder / "artifacts" / name / "iterations").glob(f"*/.{stage}.part*"))
-
-
 def cancel(served, run):
     served.api("POST", f"/flow_runs/{run}/set_state", {"state": {"type": "CANCELLING", "name": "Cancelling"}})
     return served.await_state(run, "CANCELLED", "COMPLETED", "FAILED", "CRASHED")
@@ -68,6 +90,20 @@ def test_a_cancelled_run_leaves_no_process_and_goes_on_later(served):
     assert cancel(served, run)["type"] == "CANCELLED"
     eventually(lambda: not any(map(alive, tree)), 10)
     assert served.run("train", config="configs/small.yaml", run="halted", iterations=4)["type"] == "COMPLETED"
+
+
+def test_cancelling_ends_the_sampler_process_of_vllm_too(served):
+    overrides = {"sample": {"engine": {"type": "vllm", "cache_gib": 0.25}}, "update": {"old_logprobs": "sampler"}}
+    run = served.start("train", config="configs/small.yaml", run="drawn", overrides=overrides)
+
+    def tree():
+        engine = engine_of(served, run)
+        return {engine, *descendants(engine)} if engine else set()
+
+    eventually(lambda: any("vllm_worker" in command_line(pid) for pid in tree()), 180, served.logs)
+    members = tree()
+    assert cancel(served, run)["type"] == "CANCELLED"
+    eventually(lambda: not any(map(alive, members)), 10)
 
 
 def test_runs_wait_for_a_slot_and_take_it_when_it_is_free(served):
@@ -85,13 +121,6 @@ def test_a_run_that_another_process_writes_to_says_so_in_one_sentence(served):
     assert state["type"] == "FAILED"
     assert f"in use by process {os.getpid()}" in state["message"]
     assert state["message"].count("\n") == 0
-
-
-def test_a_command_in_a_terminal_uses_the_server_that_is_up(served):
-    before = served.api("POST", "/flow_runs/count", {})
-    done = run_grpo(served.folder, "stage", "advantage", "one", "--iteration", "1")
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert served.api("POST", "/flow_runs/count", {}) == before + 1
 
 
 def test_what_cannot_be_served_is_said_in_one_sentence(served, tmp_path):
@@ -138,3 +167,22 @@ def test_a_place_is_free_again_when_its_process_is_killed(tmp_path):
         finally:
             for process in processes:
                 process.kill()
+
+
+def test_a_second_command_in_a_folder_leaves_the_database_of_the_first_alone(small_folder, tmp_path):
+    shutil.copytree(small_folder / "artifacts/small", tmp_path / "artifacts/small")
+    home = tmp_path / "artifacts/.prefect"
+    home.mkdir()
+    with claim(home) as note:
+        note("http://127.0.0.1:9/api", False)
+        done = run_grpo(tmp_path, "stage", "advantage", "small", "--iteration", "1")
+    assert done.returncode == 0, done.stderr
+    assert not (home / "prefect.db").exists()
+
+
+def test_a_run_that_nobody_has_ended_is_seen_as_crashed(served, abandoned):
+    """It was killed when this module's tests began; its server has heard nothing of it since."""
+    assert (
+        served.await_state(abandoned, "CRASHED", seconds=240)["message"]
+        == "its process has given no sign of life for 90 s"
+    )
