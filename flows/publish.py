@@ -190,13 +190,13 @@ class Publisher:
             share = 100.0 * work.done / work.total if work.total else 0.0
             self._put(client, "progress", share, self._described(work))
             self._shown = work
-        if self._fresh or last:
-            self._tabulate(client)
         if self._lines:
             lines = list(self._lines)
             client.create_logs(lines)
             for _ in lines:
                 self._lines.popleft()
+        if self._fresh or last:
+            self._tabulate(client)
 
     def _tabulate(self, client: SyncPrefectClient) -> None:
         history = History(self._paths)
