@@ -7,7 +7,8 @@ from typing import Any
 import polars as pl
 
 from flows import progress
-from flows.config import HardwareConfig, RunConfig, apply_overrides, make_config
+from flows.config import HardwareConfig, RunConfig
+from flows.resume import departing
 from flows.runs import History, open_run
 from stages.contract.errors import ConfigError
 from stages.contract.workspace import Job, Workspace
@@ -26,12 +27,12 @@ def perform(root: Path, stage: str, k: int, overrides: dict[str, Any], hardware:
         hardware: the machine; None takes that of the run's configuration.
     """
     paths, latest = open_run(root.parent, root.name)
-    config = History(paths).config(k, latest).model_copy(update={"hardware": latest.hardware})
+    history = History(paths)
+    config = history.config(k, latest).model_copy(update={"hardware": latest.hardware})
     own = {name: value for name, value in overrides.items() if not name.startswith("hardware.")}
     if foreign := [name for name in own if name.split(".")[0] not in (stage, *_DECIDED_BY.get(stage, ()))]:
         raise ConfigError(f"--set {foreign[0]}: the stage {stage} takes settings that begin with `{stage}.`")
-    if overrides:
-        config = make_config(apply_overrides(config.model_dump(mode="json"), overrides), "--set")
+    config = departing(history, config, k, overrides)
     device, threads = _prepare(config.hardware if hardware is None else HardwareConfig.model_validate(hardware))
     job = Job(paths, k, config.seed, own, progress.reporter(stage, k), device, threads)
     _run(job, stage, config)

@@ -1,11 +1,12 @@
 """What of a run is current, stale or missing, decided by manifests alone."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from flows.config import RunConfig, apply_overrides, make_config
 from flows.runs import History
+from stages.contract.errors import ConfigError
 from stages.contract.manifest import Manifest
 
 START = ("prompts", "warmstart")
@@ -82,10 +83,29 @@ def made_by(name: str) -> tuple[int, str] | None:
     return (int(parts[1]), parts[2]) if parts[0] == "iterations" else None
 
 
+def departing(history: History, config: RunConfig, k: int, overrides: Mapping[str, Any]) -> RunConfig:
+    """The configuration of iteration `k` with the settings of one stage's rerun.
+
+    Settings of several sections have to fit: the others are taken as the iteration's stages were last made with.
+
+    Raises:
+        ConfigError: a setting that cannot be used, or does not fit the others.
+    """
+    if not overrides:
+        return config
+    sections = {name.split(".")[0] for name in overrides}
+    made = [history.manifest(k, place) for place in ("prompts", *ITERATION, "evaluate")]
+    recorded = {name: value for manifest in made if manifest for name, value in manifest.overrides.items()}
+    around = {name: value for name, value in recorded.items() if name.split(".")[0] not in sections}
+    whole = make_config(apply_overrides(config.model_dump(mode="json"), {**around, **overrides}), "--set")
+    return config.model_copy(update={section: getattr(whole, section) for section in sections})
+
+
 def _stale_reason(history: History, config: RunConfig, manifest: Manifest, place: str) -> str | None:
-    wanted = config
-    if manifest.overrides:
-        wanted = make_config(apply_overrides(config.model_dump(mode="json"), manifest.overrides), "overrides")
+    try:
+        wanted = departing(history, config, manifest.iteration, manifest.overrides)
+    except ConfigError:
+        return "its own settings no longer fit those of its iteration"
     if manifest.seed != config.seed or not wanted.made_alike(manifest.stage, manifest.config):
         return "made with another configuration"
     if damaged := history.damaged(manifest.iteration, place):

@@ -6,6 +6,8 @@ import shutil
 import polars as pl
 import pytest
 
+from flows.perform import perform
+from stages.contract.errors import ConfigError
 from tests.flows.conftest import SMALL, run_grpo
 
 
@@ -82,6 +84,29 @@ def test_a_cascade_ends_with_its_iteration_or_with_the_one_asked_for(folder):
     refused = run_grpo(folder, *rerun, "--through", "4")
     assert refused.returncode == 2
     assert "through is 4: an iteration from 2 to 3, the last one there is, is wanted" in refused.stderr
+
+
+def test_settings_of_several_stages_have_to_fit_in_their_iteration_alone(folder):
+    run = folder / "artifacts" / "small"
+    without = {"score.reference": None}
+    with pytest.raises(ConfigError, match=r"update.kl.coefficient is above 0, which needs `score.reference: start`"):
+        perform(run, "score", 2, without)
+    perform(run, "update", 2, {"update.kl.coefficient": 0.0})
+    perform(run, "score", 2, without)
+    perform(run, "advantage", 2, {})
+    perform(run, "update", 2, {"update.kl.coefficient": 0.0})
+    after = states(folder)
+    assert [after[2, stage] for stage in ("score", "advantage", "update")] == [
+        ("current", "with score.reference=None"),
+        ("current", ""),
+        ("current", "with update.kl.coefficient=0.0"),
+    ]
+    assert pl.read_parquet(run / "iterations/0002/score/scores.parquet")["reference_logprobs"].null_count() == 64
+    perform(run, "update", 1, {})
+    with pytest.raises(ConfigError, match=r"needs `score.reference: start`"):
+        perform(run, "score", 1, without)
+    with pytest.raises(ConfigError, match="the scores hold no reference_logprobs"):
+        perform(run, "update", 2, {})
 
 
 def test_a_damaged_file_is_made_again_by_training(folder):
