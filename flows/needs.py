@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from flows.config import RunConfig
+from flows.resume import examine
 from flows.runs import History
 from stages.contract.paths import RunPaths
 from stages.score.config import AverageReference, RefreshedReference
@@ -38,3 +39,11 @@ def missing_for(history: History, config: RunConfig, k: int) -> list[str]:
         if any(name == inside or name.startswith(f"{inside}/") for name in removed):
             gone.append(history.paths.relative(path))
     return gone
+
+
+def removed_for_stale(paths: RunPaths, config: RunConfig) -> str | None:
+    """What the first stale iteration reads and the retention rule removed; None where it can be made again."""
+    history = History(paths)
+    first = next((s.iteration for s in examine(history, config, history.last()) if s.status == "stale"), 0)
+    gone = missing_for(history, history.config(first, config), first) if first else []
+    return gone[0] if gone else None

@@ -94,6 +94,7 @@ def stage(
             wait_for_server()
             to = iteration if cascade and through is None else through
             flow(cast(StageName, name), run, iteration, True, overrides, to, str(artifacts))
+    from flows.needs import removed_for_stale
     from flows.reading import status as read
 
     entries = read(paths, config)
@@ -101,6 +102,8 @@ def stage(
     console.print(f"{name} of iteration {iteration}: {done['status']}, {done['rows']} rows, {done['seconds']} s")
     if not list_stale(entries):
         console.print("nothing is stale")
+    elif gone := removed_for_stale(paths, config):
+        console.print(f"it cannot be made again: the retention rule removed {gone}; the same rerun as before undoes it")
 
 
 def _farewell(paths: RunPaths, artifacts: Path, last: int) -> None:

@@ -168,3 +168,13 @@ def test_two_file_systems_share_by_a_copy(tmp_path):
         assert (tmp_path / "b" / "link").stat().st_ino == (tmp_path / "a" / "copy").stat().st_ino
     finally:
         source.unlink()
+
+
+def test_a_fork_is_made_and_trained_from_the_ui(small_folder, served):
+    artifacts = served.folder / "artifacts"
+    shutil.copytree(small_folder / "artifacts" / "small", artifacts / "parent")
+    overrides = {"update.epochs": 1}
+    done = served.run("fork", run="parent", at=2, name="offspring", overrides=overrides, go_on=True, iterations=3)
+    assert done["type"] == "COMPLETED", done["message"]
+    assert set(states(artifacts, "offspring", 3).values()) == {"current"}
+    assert open_run(artifacts, "offspring")[1].update.epochs == 1

@@ -9,6 +9,7 @@ import pytest
 
 from flows.branch import fork
 from flows.config import KeepConfig, apply_overrides, make_config
+from flows.needs import removed_for_stale
 from flows.perform import perform
 from flows.promotion import promote
 from flows.resume import ITERATION, examine
@@ -176,6 +177,12 @@ def test_what_was_removed_is_named_where_it_is_asked_for(run):
         with pytest.raises(ArtifactError, match=f"{file}: missing; the retention rule `keep` removed it"):
             perform(run, stage, 5, {})
     assert verify(opened(run)[0]).problems == []
+    paths, config = opened(run)
+    assert removed_for_stale(paths, config) is None
+    perform(run, "score", 5, {"score.rewards.1.weight": 1.0})
+    assert removed_for_stale(paths, config) == "iterations/0004/update/policy"
+    perform(run, "score", 5, {})
+    assert unfinished(run) == 8
 
 
 def test_a_fork_loses_nothing_when_its_parent_does(run):
