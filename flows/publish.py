@@ -24,6 +24,7 @@ from blake3 import blake3
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import ArtifactCreate, LogCreate
 from prefect.context import FlowRunContext, TaskRunContext
+from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
 from flows import progress
 from flows.config import RunConfig, read_yaml
@@ -39,6 +40,8 @@ PAGE_SHARE = 0.05
 """The part of the time that drawing pages may take; where iterations are short, not each of them gets one."""
 ROWS = 50
 """Iterations in the table."""
+TOLERATED = 30.0
+"""Seconds of failing messages before that is said: a server may be started again meanwhile."""
 PATIENCE = 10.0
 """Seconds that a request, or the last words at the end of a flow, may take."""
 UNITS = {
@@ -119,7 +122,8 @@ class Publisher:
         self._rows: dict[int, Row] = {}
         self._artifacts: dict[str, UUID] = {}
         self._page_due = 0.0
-        self._silent = False
+        self._failing_since: float | None = None
+        self._told = False
         self._ended = threading.Event()
         # The context holds the settings that say where the server is.
         context = contextvars.copy_context()
@@ -166,8 +170,9 @@ class Publisher:
         )
 
     def _serve(self) -> None:
-        # Settings of its own make it a client of its own, which no other thread closes.
-        with get_client({"timeout": PATIENCE}, sync_client=True) as client:
+        # Settings of its own make it a client of its own, which no other thread closes. Each period is a new attempt.
+        retries = temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 1})
+        with retries, get_client({"timeout": PATIENCE}, sync_client=True) as client:
             while not self._ended.wait(PERIOD):
                 self._attempt(client)
             self._page_due = 0.0
@@ -176,10 +181,15 @@ class Publisher:
     def _attempt(self, client: SyncPrefectClient, last: bool = False) -> None:
         try:
             self._send(client, last)
+            self._failing_since = None
         except Exception as error:  # nothing that goes wrong with a display is worth a training
-            if not self._silent:
-                self._silent = True
-                progress.say(f"Prefect's UI does not show this run's latest state ({error or type(error).__name__})")
+            now = time.monotonic()
+            self._failing_since = self._failing_since or now
+            if not self._told and (last or now - self._failing_since > TOLERATED):
+                self._told = True
+                progress.say(
+                    f"Prefect's UI does not show this run's latest state: {str(error) or type(error).__name__}"
+                )
 
     def _send(self, client: SyncPrefectClient, last: bool) -> None:
         work = self._work
@@ -205,10 +215,10 @@ class Publisher:
         if not self._rows:
             self._rows = {k: row(history, self._config, k) for k in range(max(0, newest - ROWS + 1), newest + 1)}
         self._rows |= fresh
-        for k in fresh:
-            del self._fresh[k]
         table = [self._rows[k] for k in sorted(self._rows, reverse=True)[:ROWS]]
         self._put(client, "table", json.dumps(table), f"The last {len(table)} iterations of {self._paths.root.name}.")
+        for k in fresh:
+            del self._fresh[k]
         if time.monotonic() >= self._page_due:
             begun = time.monotonic()
             self._put(client, "page", report(history, self._config), f"{self._paths.root.name}, iteration {newest}.")
