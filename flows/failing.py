@@ -1,5 +1,6 @@
 """How a flow or a task fails over what the user can mend: with one sentence, and no traceback."""
 
+import logging
 from collections.abc import Callable
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
@@ -11,6 +12,18 @@ from stages.contract.errors import GrpoError
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+
+def without_traceback(record: logging.LogRecord) -> bool:
+    """Has the log say the sentence too, where Prefect would write down the error's whole way."""
+    error = record.exc_info[1] if record.exc_info else None
+    if isinstance(error, GrpoError):
+        record.msg, record.args, record.exc_info = str(error), (), None
+    return True
+
+
+for name in ("prefect.flow_runs", "prefect.engine"):
+    logging.getLogger(name).addFilter(without_traceback)
 
 
 def in_one_sentence(work: Callable[P, R]) -> Callable[P, R | State[Any]]:

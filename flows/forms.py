@@ -187,3 +187,8 @@ StageOverrides = Annotated[
 """What the stages take."""
 EvaluateOverrides = Annotated[dict[str, Any] | None, Overrides("evaluate", "sample", "score", "hardware")]
 """What an evaluation takes."""
+ForkOverrides = Annotated[
+    dict[str, Any] | None,
+    Overrides("sample", "score", "advantage", "update", "critic", "evaluate", "promotion", "keep", "gate", "hardware"),
+]
+"""What a fork can have otherwise than its parent."""
