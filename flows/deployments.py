@@ -11,7 +11,7 @@ from uuid import UUID
 from prefect.client.orchestration import get_client
 from prefect.deployments.runner import RunnerDeployment
 from prefect.flows import Flow
-from prefect.schedules import Schedule
+from prefect.schedules import Cron, Schedule
 from prefect.types.entrypoint import EntrypointType
 
 from flows.automations import apply, crash_rules
@@ -19,6 +19,7 @@ from flows.evaluate import evaluate
 from flows.fork import fork
 from flows.forms import shaped
 from flows.nightly import nightly
+from flows.nights import NightSchedule
 from flows.stage import stage
 from flows.train import train
 from stages.contract.errors import ConfigError
@@ -40,30 +41,41 @@ class Offer:
     schedules: Sequence[Schedule] = ()
 
 
-def offers() -> list[Offer]:
-    """All that is offered, in the order of a run's life."""
+def offers(nights: Sequence[NightSchedule] = ()) -> list[Offer]:
+    """All that is offered, in the order of a run's life; `nights` says of which runs one begins by itself, and when."""
+    schedules = [
+        Cron(night.cron, timezone=night.timezone, parameters={"run": night.run, "timezone": night.timezone})
+        for night in nights
+    ]
     return [
         Offer(train, "Trains a run from a configuration, or goes on with it from the last stage in place."),
         Offer(stage, "Runs one stage of one iteration again, as configured or with changed settings."),
         Offer(evaluate, "Measures policies of a run on its held-out prompts, as configured or with changed settings."),
-        Offer(nightly, "Goes on with a run for a night, and promotes its policy if it is better beyond noise."),
+        Offer(
+            nightly,
+            "Goes on with a run for a night, and promotes its policy if it is better beyond noise.",
+            schedules=schedules,
+        ),
         Offer(fork, "Makes a run that shares another one's earlier iterations, and goes on from there."),
     ]
 
 
-def register(pool: str, configs: Sequence[str], job_variables: dict[str, Any]) -> dict[str, UUID]:
+def register(
+    pool: str, configs: Sequence[str], job_variables: dict[str, Any], nights: Sequence[NightSchedule] = ()
+) -> dict[str, UUID]:
     """Registers all deployments; what is registered already is brought up to date.
 
     Args:
         pool: the work pool that runs them.
         configs: what the parameter `config` is chosen from.
         job_variables: what the pool's worker is told beside its own defaults.
+        nights: when nights begin; none leaves alone what is scheduled already.
 
     Returns:
         The deployments' ids by the flows' names.
     """
     made = {}
-    for offer in offers():
+    for offer in offers(nights):
         deployment = _deployment(offer, pool, job_variables)
         _shape_form(deployment, configs)
         identity = deployment.apply()

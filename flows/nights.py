@@ -14,11 +14,23 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from flows.config import NightsConfig
 from stages.contract.commit import write_text
+from stages.contract.config import Config
 from stages.contract.errors import ArtifactError, ConfigError
 from stages.contract.paths import RunPaths
 
 PACE = 3
 """Iterations by which the time of the next one is judged: it is taken to last as long as the longest of them."""
+
+
+class NightSchedule(Config):
+    """When nights of a run begin."""
+
+    run: str
+    """Its name."""
+    cron: str
+    """Minute, hour, day of the month, month, day of the week."""
+    timezone: str
+    """In which the cron line is read; it keeps its hour through summer time."""
 
 
 class Night(BaseModel):

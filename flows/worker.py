@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.flow_process import SLOTS
+from flows.nights import NightSchedule
 from flows.notifications import Notifications
 from flows.server import end_with_parent
 from stages.contract.config import Config
@@ -31,6 +32,8 @@ class Told(Config):
     """Whether the server is that of this folder, not one that was configured."""
     notifications: Notifications
     """Who is told what happens."""
+    nights: tuple[NightSchedule, ...] = ()
+    """When nights begin by themselves."""
 
 
 def prepare(told: Told) -> None:
@@ -40,7 +43,7 @@ def prepare(told: Told) -> None:
 
     asyncio.run(_make_pool(told.slots))
     variables = process_variables(Path.cwd(), told.artifacts, {SLOTS: str(told.slots)})
-    made = register(POOL, told.configs, variables).values()
+    made = register(POOL, told.configs, variables, told.nights).values()
     apply(crash_rules(made, told.own_server) + notification_rules(told.notifications, made))
     asyncio.run(_take_up())
 

@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
@@ -10,6 +10,9 @@ from rich.markup import escape
 from flows.commands.options import Artifacts, console
 from flows.runs import ARTIFACTS
 from stages.contract.errors import ConfigError
+
+if TYPE_CHECKING:
+    from flows.nights import NightSchedule
 
 app = typer.Typer()
 
@@ -27,6 +30,13 @@ def serve(
     notifications: Annotated[
         Path | None, typer.Option(help="A YAML file that says who is told of failed runs, nights held back and gates.")
     ] = None,
+    nights: Annotated[
+        list[str] | None, typer.Option(help="A run that goes on every night; may be given for several runs.")
+    ] = None,
+    cron: Annotated[str, typer.Option(help="When its nights begin.")] = "0 2 * * *",
+    timezone: Annotated[
+        str | None, typer.Option(help="Time zone of that, e.g. Europe/Berlin; without it this machine's.")
+    ] = None,
     artifacts: Artifacts = ARTIFACTS,
 ) -> None:
     """Serves the Prefect UI, and runs here what is started in it. Ctrl-C ends it with all it has started."""
@@ -41,6 +51,7 @@ def serve(
         slots=slots or max(1, len(gpus())),
         own_server=True,
         notifications=read_notifications(notifications) if notifications else Notifications(),
+        nights=_scheduled(artifacts, nights or [], cron, timezone),
     )
     run(told, host, port, _announce)
 
@@ -73,6 +84,24 @@ def deploy(
         highlight=False,
         soft_wrap=True,
     )
+
+
+def _scheduled(artifacts: Path, runs: list[str], cron: str, timezone: str | None) -> "tuple[NightSchedule, ...]":
+    from flows.nights import NightSchedule, zone
+    from flows.runs import open_run
+    from flows.server import prefect_environment
+
+    if not runs:
+        return ()
+    named = zone(timezone).key
+    prefect_environment(artifacts)
+    from prefect.schedules import Cron
+
+    try:
+        Cron(cron)
+    except ValueError as error:
+        raise ConfigError(f"--cron {cron!r}: a cron line like '0 2 * * *' is wanted") from error
+    return tuple(NightSchedule(run=open_run(artifacts, run)[0].root.name, cron=cron, timezone=named) for run in runs)
 
 
 def _configurations(folder: Path) -> list[str]:

@@ -1,5 +1,6 @@
 """Nights: three of them with the clock moved, one better, one worse, one killed; and the rules they go by."""
 
+import asyncio
 import os
 import re
 import shutil
@@ -208,3 +209,29 @@ def test_time_zones_know_summer_time_and_one_that_does_not_exist_is_told() -> No
     for name in ("Mars/Olympus", "../etc/passwd", "Europe"):
         with pytest.raises(ConfigError, match="there is no time zone"):
             zone(name)
+
+
+def test_a_schedule_keeps_its_hour_through_summer_time_and_names_its_run() -> None:
+    from prefect.server.schemas.schedules import CronSchedule
+
+    from flows.deployments import offers
+    from flows.nights import NightSchedule
+
+    told = NightSchedule(run="quickstart", cron="0 2 * * *", timezone="Europe/Berlin")
+    (schedule,) = next(offer.schedules for offer in offers([told]) if offer.flow.name == "nightly")
+    assert schedule.parameters == {"run": "quickstart", "timezone": "Europe/Berlin"}
+    times = CronSchedule(cron=schedule.cron, timezone=schedule.timezone)
+    dates = asyncio.run(times.get_dates(3, start=datetime(2026, 10, 24, tzinfo=UTC)))
+    assert [date.astimezone(zone("Europe/Berlin")).hour for date in dates] == [2, 2, 2]
+    assert [date.astimezone(UTC).hour for date in dates] == [0, 0, 1]  # the clocks go back in the second night
+
+
+def test_a_schedule_that_cannot_be_is_told_before_anything_starts(small_folder) -> None:
+    def told(*options: str) -> str:
+        done = run_grpo(small_folder, "serve", "--configs", SMALL.parent, "--port", 0, *options)
+        assert done.returncode == 2, done.stdout
+        return done.stderr
+
+    assert "no run 'smal'" in told("--nights", "smal")
+    assert "a cron line like '0 2 * * *' is wanted" in told("--nights", "small", "--cron", "at two")
+    assert "no time zone 'Mars/Olympus'" in told("--nights", "small", "--timezone", "Mars/Olympus")
