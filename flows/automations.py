@@ -36,8 +36,8 @@ EVENTS: dict[Occasion, tuple[str, str]] = {
         "prefect.flow-run.Crashed",
         "event.resource.name ~ ' has crashed: ' ~ event.resource['prefect.state-message']",
     ),
-    "held_back": ("grpo-flows.night.held-back", "event.resource.name ~ ': ' ~ event.payload.message"),
-    "gate": ("grpo-flows.gate.waiting", "event.resource.name ~ ': ' ~ event.payload.message"),
+    "held_back": ("grpo-flows.night.held-back", "event.payload.message"),
+    "gate": ("grpo-flows.gate.waiting", "event.payload.message"),
 }
 """The event of each occasion, and what is said of it: an expression of Jinja."""
 

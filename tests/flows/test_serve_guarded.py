@@ -6,11 +6,17 @@ import signal
 import socket
 import subprocess
 import threading
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from socketserver import StreamRequestHandler, ThreadingTCPServer
+from uuid import uuid4
 
 import httpx
 import pytest
 
+from flows.automations import EVENTS
+from flows.gate import WAITING
+from flows.nightly import HELD_BACK
 from tests.flows.conftest import GRPO, SMALL, environment, run_grpo
 from tests.flows.serving import alive, command_line, descendants, eventually, serving
 
@@ -18,6 +24,7 @@ PASSWORD = {"PREFECT_SERVER_API_AUTH_STRING": "me:secret"}
 TELL = """
 tell:
   - {type: webhook, address: TEST_WEBHOOK, of: [failed, held_back]}
+  - {type: mail, address: TEST_MAILBOX, of: [failed]}
 """
 
 
@@ -38,6 +45,32 @@ def receiver():
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}/", heard
+        server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def mailbox():
+    """The other end of mail: its address for Apprise, and the letters that came."""
+    letters = []
+
+    class Handler(StreamRequestHandler):
+        def handle(self):
+            self.wfile.write(b"220 here\r\n")
+            letter = b""
+            while line := self.rfile.readline():
+                if line.upper().startswith(b"DATA"):
+                    self.wfile.write(b"354 go on\r\n")
+                    while (line := self.rfile.readline()) != b".\r\n":
+                        letter += line
+                    letters.append(letter.decode())
+                self.wfile.write(b"250 well\r\n")
+                if line.upper().startswith(b"QUIT"):
+                    return
+
+    with ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        port = server.server_address[1]
+        yield f"mailto://127.0.0.1:{port}?from=grpo@here.test&to=me@there.test&mode=insecure&smtp=127.0.0.1", letters
         server.shutdown()
 
 
@@ -72,8 +105,8 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def variables(receiver, outside):
-    return PASSWORD | outside[0] | {"TEST_WEBHOOK": receiver[0]}
+def variables(receiver, mailbox, outside):
+    return PASSWORD | outside[0] | {"TEST_WEBHOOK": receiver[0], "TEST_MAILBOX": mailbox[0]}
 
 
 @pytest.fixture(scope="module")
@@ -98,12 +131,31 @@ def test_commands_and_flows_work_with_it(guarded):
     assert guarded.api("POST", "/flow_runs/count", {}) == 2
 
 
-def test_a_failed_run_is_told_at_the_webhook(guarded, receiver):
-    _, heard = receiver
+def test_a_failed_run_is_told_at_the_webhook_and_by_mail(guarded, receiver, mailbox):
     assert guarded.run("stage", stage="score", run="small", iteration=7)["type"] == "FAILED"
-    [told] = eventually(lambda: heard, 60)
+    [told] = eventually(lambda: receiver[1], 60)
     assert told["occasion"] == "failed"
     assert "score" in told["text"] and "has failed" in told["text"]
+    [letter] = eventually(lambda: mailbox[1], 60)
+    assert "Subject: run failed" in letter and "has failed" in letter
+
+
+def test_the_events_that_are_told_are_those_that_flows_emit():
+    assert EVENTS["held_back"][0] == HELD_BACK
+    assert EVENTS["gate"][0] == WAITING
+
+
+def test_a_night_that_is_held_back_is_told(guarded, receiver):
+    event = {
+        "occurred": datetime.now(UTC).isoformat(),
+        "event": HELD_BACK,
+        "resource": {"prefect.resource.id": "grpo-flows.run.small", "prefect.resource.name": "small"},
+        "payload": {"message": 'small: no better "than" before'},
+        "id": str(uuid4()),
+    }
+    guarded.api("POST", "/events", [event])
+    told = eventually(lambda: [one for one in receiver[1] if one["occasion"] == "held_back"], 60)
+    assert told == [{"occasion": "held_back", "text": 'small: no better "than" before'}]
 
 
 @pytest.fixture(scope="module")
