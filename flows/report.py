@@ -28,7 +28,9 @@ SHOWN = (
 SHORT = {"advantage": "adv.", "evaluate": "eval."}
 """Stages whose names are too long for the head of a column of figures."""
 LISTED = 12
-"""Iterations in the page's table; stale stages and warnings at most."""
+"""Iterations in the page's table."""
+LINES = 6
+"""Stale stages, and warnings, that are told."""
 COMPLETIONS = 3
 """Best, and worst ones."""
 LONGEST = 400
@@ -165,8 +167,8 @@ def _headline(history: History, config: RunConfig, last: int) -> str:
 def _listed(title: str, remedy: str, lines: list[str]) -> list[str]:
     if not lines:
         return []
-    more = [f"- … and {len(lines) - LISTED} more"] if len(lines) > LISTED else []
-    return [f"## {title}", remedy, "\n".join([*(f"- {inline(line)}" for line in lines[:LISTED]), *more])]
+    more = [f"- … and {len(lines) - LINES} more"] if len(lines) > LINES else []
+    return [f"## {title}", remedy, "\n".join([*(f"- {inline(line)}" for line in lines[:LINES]), *more])]
 
 
 def _samples(paths: RunPaths, k: int) -> Iterator[str]:

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.benchmarks import overhead
 from tests.benchmarks.methods import LEVEL, Curve, reaches, table
 
 
@@ -25,3 +26,8 @@ def test_the_table_of_methods_by_hand() -> None:
         "| grpo | 0.400 | 0.600 | 0.750 | 0.850 (0.800 to 0.900) | 25 | 13 |",
         "| rloo | 0.400 | 0.400 | 0.400 | 0.400 | 0 of 1 seeds did | 10 |",
     ]
+
+
+def test_the_table_of_overheads_by_hand() -> None:
+    rows = overhead.table({"as users do": [(1.0, 0.9), (2.0, 1.5), (1.5, 1.3)]}).splitlines()[2:]
+    assert rows == ["| as users do | 3 | 1.500 | 1.300 | 0.200 | 0.267 | 0.440 |"]

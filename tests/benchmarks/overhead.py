@@ -115,7 +115,7 @@ def table(found: dict[str, list[tuple[float, float]]]) -> str:
             statistics.median(stages for _, stages in iterations),
             statistics.median(overheads),
             statistics.fmean(overheads),
-            statistics.quantiles(overheads, n=10)[-1],
+            statistics.quantiles(overheads, n=10, method="inclusive")[-1],
         ]
         rows.append([name, str(len(iterations)), *(f"{figure:.3f}" for figure in figures)])
     header = ["", "iterations", "seconds", "of its stages", "overhead", "its mean", "its 90th percentile"]
