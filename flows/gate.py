@@ -143,7 +143,8 @@ def describe(paths: RunPaths, config: RunConfig, question: Question) -> str:
     parts = [f"**{inline(place(paths, question))} waits for your decision.**"]
     if question.decisions and question.decisions[-1].decision == "refused":
         parts.append(f"The answer before could not be used: {inline(question.decisions[-1].note)}")
-    parts.append(markdown_table([row(history, config, i) for i in range(max(0, k - 4), k + 1)]))
+    figures = [row(history, config, i) for i in range(max(0, k - 4), k + 1)]
+    parts.append(markdown_table(figures, timed=False))  # the form is narrow
     for title, best, worst in (("Best", SHOWN, None), ("Worst", None, SHOWN)):
         _, rows = completions(paths, k, None, best, worst)
         told = "\n".join(f"{r['reward']!s:>8.8}  {_line(r['prompt'])} → {_line(r['completion'])}" for r in rows)

@@ -109,9 +109,9 @@ def warnings(history: History, config: RunConfig, last: int) -> list[str]:
     return out
 
 
-def markdown_table(rows: Sequence[Row]) -> str:
-    """A Markdown table, the seconds of all stages in one column; what a row does not have is a dash."""
-    rows = [_summed(row) for row in rows]
+def markdown_table(rows: Sequence[Row], timed: bool = True) -> str:
+    """A Markdown table, the seconds of all stages in one column or left out; what a row does not have is a dash."""
+    rows = [_summed(row, timed) for row in rows]
     columns = list(dict.fromkeys(name for row in rows for name in row))
     lines = [columns, ["---:"] * len(columns), *([_cell(name, row.get(name)) for name in columns] for row in rows)]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
@@ -203,8 +203,9 @@ def total_seconds(row: Row) -> float:
     return sum(value for name, value in row.items() if name.endswith(" s") and value is not None)
 
 
-def _summed(row: Row) -> Row:
-    return {name: value for name, value in row.items() if not name.endswith(" s")} | {"seconds": total_seconds(row)}
+def _summed(row: Row, timed: bool) -> Row:
+    figures = {name: value for name, value in row.items() if not name.endswith(" s")}
+    return figures | {"seconds": total_seconds(row)} if timed else figures
 
 
 def _cell(column: str, value: float | None) -> str:

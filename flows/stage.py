@@ -10,7 +10,8 @@ from flows import progress
 from flows.failing import in_one_sentence
 from flows.forms import StageOverrides
 from flows.publish import published
-from flows.resume import StageState, after, examine, stages_of
+from flows.report import stale
+from flows.resume import after, examine, stages_of
 from flows.runs import ARTIFACTS, History, held, open_run
 from flows.tasks import StageName, run_stage
 from stages.contract.errors import ConfigError
@@ -55,13 +56,7 @@ def stage(
         run_stage(str(paths.root), stage, iteration, force, overrides or {}, return_state=True).result()
         for k, following in after(History(paths), config, iteration, stage, through) if through is not None else ():
             run_stage(str(paths.root), following, k, return_state=True).result()
-    stale = [state for state in examine(History(paths), config, last) if state.status == "stale"]
-    return Completed(message=f"{stage} of iteration {iteration} is done; {_told(stale)}")
-
-
-def _told(stale: list[StageState]) -> str:
-    if not stale:
-        return "nothing is stale"
-    shown = [f"{state.stage} of iteration {state.iteration} ({state.reason})" for state in stale[:SHOWN]]
-    more = [f"and {len(stale) - SHOWN} more"] if len(stale) > SHOWN else []
-    return f"stale now, and made again by `train`: {', '.join([*shown, *more])}"
+    told = stale(examine(History(paths), config, last))
+    more = [f"and {len(told) - SHOWN} more"] if len(told) > SHOWN else []
+    made_stale = f"stale now, and made again by `train`: {'; '.join([*told[:SHOWN], *more])}"
+    return Completed(message=f"{stage} of iteration {iteration} is done; {made_stale if told else 'nothing is stale'}")
