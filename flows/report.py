@@ -65,7 +65,11 @@ def report(history: History, config: RunConfig) -> str:
     parts += ["## Iterations", markdown_table(rows)]
     judged = [s.iteration for s in states if s.stage == "score" and s.status == "current"]
     if judged and not (history.pruned(judged[-1], "sample") or history.pruned(judged[-1], "score")):
-        parts += _samples(history.paths, judged[-1])
+        try:
+            parts += list(_samples(history.paths, judged[-1]))
+        except (OSError, pl.exceptions.PolarsError):
+            name = history.paths.root.name
+            parts.append(f"The completions of iteration {judged[-1]} cannot be read; `grpo verify {name}` says more.")
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -205,7 +209,7 @@ def total_seconds(row: Row) -> float:
 
 def _summed(row: Row, timed: bool) -> Row:
     figures = {name: value for name, value in row.items() if not name.endswith(" s")}
-    return figures | {"seconds": total_seconds(row)} if timed else figures
+    return figures | {"seconds": total_seconds(row) or None} if timed else figures
 
 
 def _cell(column: str, value: float | None) -> str:

@@ -137,6 +137,12 @@ def test_a_page_says_what_is_stale_and_why(folder):
     assert "completions of iteration 2" in page
 
 
+def test_a_page_of_damaged_tables_says_so(folder):
+    path = folder / "artifacts/small/iterations/0003/sample/rollouts.parquet"
+    path.write_bytes(bytes(path.stat().st_size))
+    assert "The completions of iteration 3 cannot be read; `grpo verify small` says more." in page_of(folder)
+
+
 def test_report_writes_a_page_as_a_file(small_folder, tmp_path):
     at = ["--artifacts", small_folder / "artifacts"]
     done = run_grpo(tmp_path, "report", "small", *at)
