@@ -62,11 +62,21 @@ def decide(
     Raises:
         ConfigError: no gate waits, or the changes cannot be used.
     """
+    question = asked(paths, config, changes)
+    return keep(paths, question, decision, note, changes, who or getpass.getuser())
+
+
+def asked(paths: RunPaths, config: RunConfig, changes: dict[str, Any]) -> Question:
+    """The gate that waits, or that was rejected last.
+
+    Raises:
+        ConfigError: there is none, or it cannot be opened with these changes.
+    """
     question = open_question(paths)
     if question is None:
         raise ConfigError(f"no gate of {paths.root.name} waits for a decision")
     check_changes(config, question.gate, changes)
-    return keep(paths, question, decision, note, changes, who or getpass.getuser())
+    return question
 
 
 def open_question(paths: RunPaths) -> Question | None:

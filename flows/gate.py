@@ -5,8 +5,11 @@ anew, and what lies on disk decides, the answer included.
 """
 
 from typing import Any, Literal
+from uuid import UUID
 
+from prefect.client.orchestration import get_client
 from prefect.events import emit_event
+from prefect.exceptions import ObjectNotFound
 from prefect.flow_runs import suspend_flow_run
 from prefect.input import RunInput
 from prefect.runtime import deployment, flow_run
@@ -72,6 +75,28 @@ def pass_gate(paths: RunPaths, config: RunConfig, gate: Gate, k: int) -> dict[st
         _ask(paths, config, question, seen)
 
 
+def answer_form(question: Question, decision: Literal["approve", "reject"], note: str, changes: dict[str, Any]) -> bool:
+    """Answers the form of the flow run that is suspended at a gate; False where none is.
+
+    Args:
+        question: what is asked.
+        decision: the form's, as its other fields.
+        note: why.
+        changes: for the update behind the gate, checked already.
+    """
+    if question.flow_run is None or question.since is None:
+        return False
+    with get_client(sync_client=True) as client:
+        try:
+            state = client.read_flow_run(UUID(question.flow_run)).state
+        except ObjectNotFound:
+            return False
+        if state is None or not state.is_paused():
+            return False
+        client.resume_flow_run(UUID(question.flow_run), {"decision": decision, "note": note, "changes": changes})
+    return True
+
+
 def _ask(paths: RunPaths, config: RunConfig, question: Question, seen: str) -> None:
     """Suspends the flow run with a form; when it goes on, keeps the answer."""
     key = f"{name_of(question.gate)}-{question.iteration}-{len(question.decisions)}-{seen[:8]}"
@@ -88,7 +113,7 @@ def _ask(paths: RunPaths, config: RunConfig, question: Question, seen: str) -> N
         check_changes(config, question.gate, answer.changes)
     except ConfigError as error:
         decision, note = "refused", str(error)
-    question = keep(paths, question, decision, note, answer.changes, "the form in Prefect's UI")
+    question = keep(paths, question, decision, note, answer.changes, "the form of the flow run")
     if decision == "rejected":
         raise RejectedError(_rejected(paths, question, question.decisions[-1]))
 

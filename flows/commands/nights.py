@@ -1,5 +1,6 @@
 """`grpo nightly`, `promote`, `approve` and `reject`: nights, and what people decide about a run."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -8,7 +9,7 @@ from rich.markup import escape
 
 from flows.commands.options import Artifacts, Run, Set, console
 from flows.runs import ARTIFACTS
-from stages.contract.errors import ArtifactError, ConfigError
+from stages.contract.errors import ArtifactError, ConfigError, GrpoError
 
 app = typer.Typer()
 
@@ -96,10 +97,19 @@ def reject(
 def _decide(
     artifacts: Path, run: str, decision: Literal["approved", "rejected"], note: str, changes: dict[str, Any]
 ) -> None:
-    from flows.decisions import decide, place
+    from flows.decisions import asked, decide, place
     from flows.runs import held, open_run
+    from flows.server import running_server
 
     paths, config = open_run(artifacts, run)
+    question = asked(paths, config, changes)
+    if question.flow_run and question.since:
+        with suppress(GrpoError), running_server(artifacts):
+            from flows.gate import answer_form
+
+            if answer_form(question, "approve" if decision == "approved" else "reject", note, changes):
+                console.print(f"{decision}: {escape(place(paths, question))}; the flow run goes on", highlight=False)
+                return
     with held(paths, lambda text: console.print(escape(text), highlight=False)):
         question = decide(paths, config, decision, note, changes)
     console.print(f"{decision}: {escape(place(paths, question))}", highlight=False, soft_wrap=True)

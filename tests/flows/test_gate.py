@@ -103,7 +103,8 @@ def test_served_it_is_suspended_and_the_form_decides(served) -> None:
     assert "could not be used" in told and "did you mean" in told
     assert not paths.stage(1, "update").exists()
 
-    answer(decision="approve", note="", changes={"update.epochs": 1})
+    by_command = run_grpo(served.folder, "approve", "gated", "--set", "update.epochs=1")
+    assert "approved: gated: the update of iteration 1; the flow run goes on" in by_command.stdout, by_command.stderr
     eventually(lambda: paths.stage(2, "advantage").is_dir() and paused(0), 180, served.logs)
     assert update_of(paths, 1).overrides == {"update.epochs": 1}
 

@@ -62,14 +62,25 @@ def morning(paths: RunPaths, date: str) -> str:
 
 def test_three_nights_one_better_one_worse_one_killed(served) -> None:
     folder, paths = served.folder, RunPaths(served.folder / "artifacts/nights")
-    sizes = ("evaluate.prompts=8", "nights.prompts=64", "nights.samples=4", "nights.iterations=3")
+    sizes = (
+        "gate=before_promote",
+        "evaluate.prompts=8",
+        "nights.prompts=64",
+        "nights.samples=4",
+        "nights.iterations=3",
+    )
     settings = [word for setting in (SHORT, *sizes) for word in ("--set", setting)]
     done = run_grpo(folder, "train", SMALL, "--run", "nights", "--iterations", 1, *settings)
     assert done.returncode == 0, done.stderr
     assert promoted(paths) is None
 
-    # The first night trains well.
-    out = said(night_at(folder, BEGIN, "nights"))
+    # The first night trains well, and someone has to agree.
+    asking = night_at(folder, BEGIN, "nights")
+    out, _ = asking.communicate(timeout=300)
+    assert asking.returncode == 1 and "the promotion of iteration 4 waits for a decision" in out
+    assert the_night(paths, "2026-03-27").status == "waiting" and promoted(paths) == 0
+    assert run_grpo(folder, "approve", "nights").returncode == 0
+    out = said(night_at(folder, BEGIN + timedelta(hours=5), "nights"))
     night = the_night(paths, "2026-03-27")
     assert night.status == "done" and (night.before, night.last) == (1, 4) and night.promoted, out
     assert promoted(paths) == 4
