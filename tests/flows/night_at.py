@@ -1,4 +1,4 @@
-"""Spends a night of a run below `artifacts` with the clock moved: `python -m tests.flows.night_at WHEN RUN [DUE]`.
+"""Spends a night of a run below `artifacts` with the clock moved: `python -m tests.flows.night_at WHEN RUN`.
 
 The clock begins at WHEN and goes on from there. All else is as `grpo nightly` does it.
 """
@@ -13,7 +13,7 @@ from flows.server import prefect_server
 ZONE = "Europe/Berlin"
 
 
-def main(when: str, run: str, due: str | None = None) -> None:
+def main(when: str, run: str) -> None:
     moved = datetime.fromisoformat(when) - datetime.now(UTC)
     paths, config = open_run(Path("artifacts"), run)
     with prefect_server(Path("artifacts")) as wait_for_server:
@@ -24,8 +24,7 @@ def main(when: str, run: str, due: str | None = None) -> None:
 
         @flow(name="night", persist_result=False)
         def night() -> State[None]:
-            scheduled = datetime.fromisoformat(due) if due else None
-            return spend(paths, config, config.nights, ZONE, lambda: datetime.now(UTC) + moved, scheduled)
+            return spend(paths, config, config.nights, ZONE, lambda: datetime.now(UTC) + moved)
 
         wait_for_server()
         state = night(return_state=True)

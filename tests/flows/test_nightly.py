@@ -14,6 +14,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from flows.config import NightsConfig
+from flows.nightly import spend
 from flows.nights import (
     Night,
     again,
@@ -27,8 +28,9 @@ from flows.nights import (
 )
 from flows.perform import perform
 from flows.promotion import promoted, promotion
-from flows.runs import History
+from flows.runs import History, open_run
 from stages.contract.errors import ConfigError
+from stages.contract.lock import run_lock
 from stages.contract.paths import RunPaths
 from tests.flows.conftest import ROOT, SMALL, environment, run_grpo
 from tests.flows.serving import eventually
@@ -37,8 +39,8 @@ SHORT = "score.rewards=[{type: length, target: 2, limit: 6}]"  # to be brief is 
 BEGIN = datetime(2026, 3, 27, 1, tzinfo=UTC)  # 02:00 in Berlin; summer time begins two nights later
 
 
-def night_at(folder: Path, when: datetime, run: str, *due: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "tests.flows.night_at", when.isoformat(), run, *due]
+def night_at(folder: Path, when: datetime, run: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "tests.flows.night_at", when.isoformat(), run]
     variables = environment() | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
     pipe = subprocess.PIPE
     return subprocess.Popen(command, cwd=folder, env=variables, stdout=pipe, stderr=subprocess.STDOUT, text=True)
@@ -75,9 +77,7 @@ def test_three_nights_one_better_one_worse_one_killed(served) -> None:
     assert promoted(paths) is None
 
     # The first night trains well, and someone has to agree.
-    asking = night_at(folder, BEGIN, "nights")
-    out, _ = asking.communicate(timeout=300)
-    assert asking.returncode == 1 and "the promotion of iteration 4 waits for a decision" in out
+    assert "the promotion of iteration 4 waits for a decision" in said(night_at(folder, BEGIN, "nights"))
     assert the_night(paths, "2026-03-27").status == "waiting" and promoted(paths) == 0
     assert run_grpo(folder, "approve", "nights").returncode == 0
     out = said(night_at(folder, BEGIN + timedelta(hours=5), "nights"))
@@ -89,7 +89,6 @@ def test_three_nights_one_better_one_worse_one_killed(served) -> None:
     assert figures["prompts"] > 16  # of the night's evaluation, not the eight of every iteration
     assert "better than the promoted policy beyond noise" in night.why
     assert "**Iteration 4 promoted**" in morning(paths, "2026-03-27")
-    assert "Skipped: the night of 2026-03-27 was spent already" in said(night_at(folder, BEGIN, "nights"))
 
     # Before the second one, an update goes wrong.
     far_too_fast = {"update.optimizer.learning_rate": 0.05, "update.optimizer.schedule": {"type": "constant"}}
@@ -127,6 +126,30 @@ def test_three_nights_one_better_one_worse_one_killed(served) -> None:
     spared = RunPaths(folder / "artifacts/spared")
     assert History(paths).policy_digest(10) == History(spared).policy_digest(10)
     assert the_night(spared, "2026-03-29").why == night.why
+
+
+def test_a_night_that_is_spent_late_or_finds_the_run_at_work_leaves_everything_alone(small_folder, tmp_path) -> None:
+    shutil.copytree(small_folder / "artifacts/small", tmp_path / "small")
+    paths, config = open_run(tmp_path, "small")
+
+    def told(now: datetime, due: datetime | None) -> tuple[str | None, str | None]:
+        state = spend(paths, config, config.nights, "Europe/Berlin", lambda: now, due)
+        return state.name, state.message
+
+    def files() -> dict[str, bytes]:
+        found = (path for path in paths.root.rglob("*") if path.is_file() and path.suffix != ".lock")
+        return {str(path): path.read_bytes() for path in found}
+
+    write_night(paths, record(status="done"))
+    before = files()
+    name, why = told(BEGIN, BEGIN)
+    assert name == "Skipped" and why == "the night of 2026-03-27 was spent already"
+    name, why = told(BEGIN, BEGIN - timedelta(days=3))
+    assert name == "Skipped" and why is not None and "due at 2026-03-24 02:00 CET, more than 4 h ago" in why
+    with run_lock(paths.lock, print):
+        name, why = told(BEGIN + timedelta(days=1), BEGIN + timedelta(days=1))
+    assert name == "Skipped" and why is not None and f"in use by process {os.getpid()}" in why
+    assert files() == before
 
 
 def test_served_a_night_is_spent_once_a_date_and_reported(served, small_folder) -> None:
