@@ -15,6 +15,7 @@ from stages.contract.lock import run_lock
 from stages.contract.manifest import Manifest, read_manifest
 from stages.contract.paths import RunPaths
 from stages.contract.pruned import pruned
+from stages.contract.storage import storage_errors
 
 ARTIFACTS = Path(os.environ.get("GRPO_ARTIFACTS", "artifacts"))
 """The folder of all runs, unless the command says otherwise."""
@@ -81,7 +82,13 @@ def writing(paths: RunPaths, config: RunConfig, say: Callable[[str], None]) -> I
     Raises:
         RunInUseError: another live process writes to the run.
         ConfigError: the run was made from another configuration, or its folder holds something else.
+        StorageError: its folder cannot be written.
     """
+    with storage_errors(f"run {paths.root.name}", paths.root):
+        yield from _writing(paths, config, say)
+
+
+def _writing(paths: RunPaths, config: RunConfig, say: Callable[[str], None]) -> Iterator[None]:
     if (
         paths.root.is_dir()
         and not paths.config.is_file()

@@ -3,6 +3,7 @@
 import base64
 import ctypes
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -22,6 +23,8 @@ START_LIMIT = 120
 """Seconds that a server may take to answer; a first start on a busy machine takes most of a minute."""
 CONFIGURED_LIMIT = 5
 """Seconds that a server which should be running already may take."""
+LEAST_ROOM = 1 << 20
+"""Bytes without which the server's database cannot be written."""
 PR_SET_PDEATHSIG = 1
 PASSWORD = "PREFECT_API_AUTH_STRING"
 DATABASE = "PREFECT_API_DATABASE_CONNECTION_URL"
@@ -54,10 +57,15 @@ def prefect_server(artifacts: Path) -> Iterator[Callable[[], None]]:
     until the server answers, and is to be called before the first flow; other work may come before it.
     """
     prefect_environment(artifacts)
+    home = Path(os.environ["PREFECT_HOME"])
+    with _in_one_sentence(home):
+        yield from _server(home)
+
+
+def _server(home: Path) -> Iterator[Callable[[], None]]:
     if configured := os.environ.get("PREFECT_API_URL"):
         yield lambda: wait_until_it_answers(configured, None, CONFIGURED_LIMIT)
         return
-    home = Path(os.environ["PREFECT_HOME"])
     with claim(home) as claimed:
         if isinstance(claimed, Owner) and claimed.shared:
             with _pointed_at(url := claimed.url):
@@ -111,6 +119,26 @@ def start_server(host: str, port: int, settings: dict[str, str]) -> Iterator[sub
 
 
 @contextmanager
+def _in_one_sentence(home: Path) -> Iterator[None]:
+    """Tells a server that fails from what was asked of it: its disk is full, say."""
+    try:
+        yield
+    except Exception as error:
+        if type(error).__module__.split(".")[0] not in {"prefect", "httpx", "httpcore"}:
+            raise
+        told = str(error).partition("\n")[0][:200]
+        raise GrpoError(
+            f"Prefect's server does not do its part ({told}); {_look(home)}. Stages that were done are in place, and "
+            "the same command goes on"
+        ) from error
+
+
+def _look(home: Path) -> str:
+    full = shutil.disk_usage(home).free < LEAST_ROOM
+    return f"the disk of {home} is full: make room" if full else f"see {home}/server.log"
+
+
+@contextmanager
 def _pointed_at(url: str) -> Iterator[None]:
     os.environ["PREFECT_API_URL"] = url
     try:
@@ -158,7 +186,7 @@ def wait_until_it_answers(url: str, process: subprocess.Popen[bytes] | None, lim
         except ValueError:
             raise GrpoError(f"PREFECT_API_URL is {url!r}; it has to look like http://127.0.0.1:4200/api") from None
         if process is not None and process.poll() is not None:
-            raise GrpoError(f"Prefect's server ended at once; see {os.environ['PREFECT_HOME']}/server.log")
+            raise GrpoError(f"Prefect's server ended at once; {_look(Path(os.environ['PREFECT_HOME']))}")
     raise GrpoError(f"the Prefect server at {url} has not answered for {limit} s; is PREFECT_API_URL right?")
 
 

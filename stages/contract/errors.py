@@ -29,6 +29,10 @@ class VersionError(ArtifactError):
     """A run's file that newer code wrote."""
 
 
+class StorageError(GrpoError):
+    """The disk is full, read-only, or not this user's, or too many files are open."""
+
+
 class RunInUseError(GrpoError):
     """Another live process writes to the run."""
 

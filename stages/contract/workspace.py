@@ -22,6 +22,7 @@ from stages.contract.manifest import FileRecord, Manifest, code_version, package
 from stages.contract.paths import RunPaths
 from stages.contract.progress import Progress, no_progress
 from stages.contract.pruned import pruned
+from stages.contract.storage import storage_errors
 
 
 @dataclass(frozen=True)
@@ -173,8 +174,9 @@ class Workspace:
 def open_stage(job: Job, stage: str, place: str, config: dict[str, Any]) -> Iterator[Workspace]:
     """A workspace whose output is put in place, whole, when the block ends without an error.
 
-    A block that fails leaves no trace; one that is killed leaves a partial folder that counts for nothing and is
-    removed by the next attempt. An output that was in place moves to `superseded/`.
+    A block that fails leaves no trace, also where the disk is full (`StorageError`); one that is killed leaves a
+    partial folder that counts for nothing and is removed by the next attempt. An output that was in place moves to
+    `superseded/`.
 
     Args:
         job: run, iteration and seed.
@@ -182,6 +184,11 @@ def open_stage(job: Job, stage: str, place: str, config: dict[str, Any]) -> Iter
         place: the folder inside the iteration (the same as `stage`, but for `warmstart`, which writes `update`).
         config: the configuration section that decides the output, as plain data.
     """
+    with storage_errors(f"{stage} of iteration {job.iteration}", job.paths.root):
+        yield from _open_stage(job, stage, place, config)
+
+
+def _open_stage(job: Job, stage: str, place: str, config: dict[str, Any]) -> Iterator[Workspace]:
     paths, k = job.paths, job.iteration
     partial = paths.partial(k, place)
     if partial.exists():
