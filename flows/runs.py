@@ -28,10 +28,21 @@ def open_run(artifacts: Path, name: str) -> tuple[RunPaths, RunConfig]:
         ConfigError: there is none of that name; says which there are.
     """
     paths = RunPaths.named(artifacts, name)
+    check_own_folder(paths)
     if not paths.config.is_file():
         there = sorted(path.parent.name for path in artifacts.glob("*/run.yaml"))
         raise ConfigError(f"no run {name!r} in {artifacts}; there are: {', '.join(there) or 'none'}")
     return paths, read_config_file(paths.config)
+
+
+def check_own_folder(paths: RunPaths) -> None:
+    """Refuses a run whose folder leads out of the folder of all runs.
+
+    Raises:
+        ConfigError: it is a symbolic link.
+    """
+    if paths.root.is_symlink():
+        raise ConfigError(f"{paths.root}: a symbolic link; a run is a folder of its own: move it here")
 
 
 def check_same(paths: RunPaths, config: RunConfig) -> bool:
@@ -89,6 +100,7 @@ def writing(paths: RunPaths, config: RunConfig, say: Callable[[str], None]) -> I
 
 
 def _writing(paths: RunPaths, config: RunConfig, say: Callable[[str], None]) -> Iterator[None]:
+    check_own_folder(paths)
     if (
         paths.root.is_dir()
         and not paths.config.is_file()

@@ -5,9 +5,10 @@ import json
 import os
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TextIO
 
 from stages.contract.errors import RunInUseError
 
@@ -22,11 +23,7 @@ def run_lock(path: Path, say: Callable[[str], None]) -> Iterator[None]:
     Raises:
         RunInUseError: a live process holds the run; names its pid, host and start.
     """
-    with path.open("a+", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RunInUseError(f"{path.parent}: in use by {_owner(_note(path))}") from None
+    with _locked(path) as file:
         if left := _note(path):
             say(f"took over the lock of {_owner(left)}, which is gone")
         owner = {"pid": os.getpid(), "host": socket.gethostname(), "start": datetime.now(UTC).isoformat("T", "seconds")}
@@ -37,6 +34,21 @@ def run_lock(path: Path, say: Callable[[str], None]) -> Iterator[None]:
             yield
         finally:
             file.truncate(0)
+
+
+def _locked(path: Path) -> TextIO:
+    """The file, locked. One that its last owner removed meanwhile is no lock for those who come later: another try."""
+    while True:
+        file = path.open("a+", encoding="utf-8")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            raise RunInUseError(f"{path.parent}: in use by {_owner(_note(path))}") from None
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                return file
+        file.close()
 
 
 def _note(path: Path) -> str:

@@ -5,10 +5,10 @@ import importlib.metadata
 import json
 import platform
 from contextlib import suppress
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
 
 from stages.contract.digest import file_digest, names_digest
 from stages.contract.errors import ArtifactError, VersionError
@@ -62,6 +62,18 @@ class Manifest(BaseModel):
     host: str
     device: str
     threads: int | None = None
+
+    @field_validator("inputs", "outputs")
+    @classmethod
+    def _inside(cls, records: dict[str, FileRecord], info: ValidationInfo) -> dict[str, FileRecord]:
+        """Names that lead out of the run are no names of its files, whoever wrote them."""
+        for name in records:
+            parts = PurePosixPath(name).parts
+            outside = name.startswith("/") and info.field_name == "inputs"  # a data file, noted where it was
+            below = len(parts) > 3 and parts[1].isdecimal() if parts[:1] == ("iterations",) else bool(parts)
+            if "\0" in name or not (outside or (below and ".." not in parts and not name.startswith("/"))):
+                raise ValueError(f"the file name {name[:120]!r} leads out of the run")
+        return records
 
 
 def read_manifest(folder: Path) -> Manifest | None:

@@ -190,6 +190,9 @@ def open_stage(job: Job, stage: str, place: str, config: dict[str, Any]) -> Iter
 
 def _open_stage(job: Job, stage: str, place: str, config: dict[str, Any]) -> Iterator[Workspace]:
     paths, k = job.paths, job.iteration
+    for folder in (paths.root, paths.iterations, paths.iteration(k), paths.root / "superseded"):
+        if folder.is_symlink():
+            raise ArtifactError(f"{folder}: a symbolic link; nothing is written through one: move the folder here")
     partial = paths.partial(k, place)
     if partial.exists():
         shutil.rmtree(partial)

@@ -1,10 +1,12 @@
 """One writer a run, told by real processes."""
 
+import fcntl
 import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import TextIO
 
 import pytest
 
@@ -124,3 +126,55 @@ def test_an_unreadable_note_of_a_dead_owner_is_no_obstacle(left: bytes, lock: Pa
     with run_lock(lock, said.append):
         assert str(os.getpid()) in lock.read_text()
     assert said == ["took over the lock of a process that has not written its name yet, which is gone"]
+
+
+def test_a_lock_that_its_owner_removes_while_another_waits_for_it_is_no_lock(
+    lock: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second process has opened the file, the first removes it and ends; a third must not get a lock as well."""
+    real = fcntl.flock
+
+    def removed_just_before(file: TextIO, operation: int) -> None:
+        monkeypatch.setattr(fcntl, "flock", real)
+        lock.unlink()
+        real(file, operation)
+
+    monkeypatch.setattr(fcntl, "flock", removed_just_before)
+    third = Writer(lock)
+    with run_lock(lock, lambda line: None):
+        third.go()
+        assert third.line().startswith(f"refused: {lock.parent}: in use by process {os.getpid()} on ")
+    third.end()
+
+
+RACE = """
+import sys
+from pathlib import Path
+from stages.contract.errors import RunInUseError
+from stages.contract.lock import run_lock
+
+for line in sys.stdin:
+    try:
+        with run_lock(Path(sys.argv[1]), say=lambda line: None):
+            print("won", flush=True)
+            sys.stdin.readline()
+    except RunInUseError as error:
+        print("refused", flush=True)
+        sys.stdin.readline()
+"""
+
+
+def test_of_many_at_the_same_instant_one_wins_a_hundred_times(lock: Path) -> None:
+    command = [sys.executable, "-c", RACE, str(lock)]
+    racers = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(4)]
+    for _ in range(100):
+        for word in ("go", "end"):
+            for racer in racers:
+                assert racer.stdin is not None
+                racer.stdin.write(f"{word}\n")
+                racer.stdin.flush()
+            if word == "go":
+                told = sorted(racer.stdout.readline().strip() for racer in racers if racer.stdout is not None)
+                assert told == ["refused", "refused", "refused", "won"]
+    for racer in racers:
+        racer.communicate(timeout=30)
