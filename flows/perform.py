@@ -31,7 +31,7 @@ def perform(root: Path, stage: str, k: int, overrides: dict[str, Any], hardware:
     config = history.config(k, latest).model_copy(update={"hardware": latest.hardware})
     own = {name: value for name, value in overrides.items() if not name.startswith("hardware.")}
     if foreign := [name for name in own if name.split(".")[0] not in (stage, *_DECIDED_BY.get(stage, ()))]:
-        raise ConfigError(f"--set {foreign[0]}: the stage {stage} takes settings that begin with `{stage}.`")
+        raise ConfigError(f"{foreign[0]}: the stage {stage} takes settings that begin with `{stage}.`")
     config = departing(history, config, k, overrides)
     device, threads = _prepare(config.hardware if hardware is None else HardwareConfig.model_validate(hardware))
     job = Job(paths, k, config.seed, own, progress.reporter(stage, k), device, threads)

@@ -58,5 +58,5 @@ def stage(
             run_stage(str(paths.root), following, k, return_state=True).result()
     told = stale(examine(History(paths), config, last))
     more = [f"and {len(told) - SHOWN} more"] if len(told) > SHOWN else []
-    made_stale = f"stale now, and made again by `train`: {'; '.join([*told[:SHOWN], *more])}"
+    made_stale = f"stale now, and made again by train: {'; '.join([*told[:SHOWN], *more])}"
     return Completed(message=f"{stage} of iteration {iteration} is done; {made_stale if told else 'nothing is stale'}")
