@@ -26,6 +26,8 @@ from stages.contract.errors import ConfigError
 
 LOGGING = {"PREFECT_LOGGING_LEVEL": "INFO", "PREFECT_LOGGING_LOGGERS_PREFECT_TASK_RUNS_LEVEL": "WARNING"}
 """What flow runs log: a stage has a line of its own, which says more than that its task run has ended."""
+FIRST = "quickstart"
+"""The configuration that the form begins with, where it is offered."""
 HIDDEN = ("artifacts",)
 """Parameters that whoever serves decides, by the environment of the flow's process."""
 
@@ -110,6 +112,8 @@ def _deployment(offer: Offer, pool: str, job_variables: dict[str, Any]) -> Runne
         entrypoint_type=EntrypointType.MODULE_PATH,
     )
     assert isinstance(made, RunnerDeployment)  # no coroutine either
+    if not offer.schedules:
+        made.model_fields_set.discard("schedules")  # sent, an empty list would remove those made in the UI
     return made
 
 
@@ -122,7 +126,7 @@ def _shape_form(deployment: RunnerDeployment, configs: Sequence[str]) -> None:
     schema.required = [name for name in schema.required if name not in HIDDEN]
     if (config := schema.properties.get("config")) is not None:
         config["enum"] = list(configs)
-        config.setdefault("default", configs[0])
+        config.setdefault("default", next((name for name in configs if Path(name).stem == FIRST), configs[0]))
 
 
 def deploy(pool: str, configs: Sequence[str], artifacts: Path, image: str | None) -> dict[str, UUID]:

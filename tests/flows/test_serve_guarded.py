@@ -161,6 +161,9 @@ def test_a_night_that_is_held_back_is_told(guarded, receiver):
 @pytest.fixture(scope="module")
 def again(guarded, folder, variables):
     """`grpo serve` once more, after the first one was killed with two runs at work; and these runs."""
+    nightly = guarded.api("GET", "/deployments/name/nightly/nightly")["id"]
+    cron = {"schedule": {"cron": "0 4 * * *", "timezone": "UTC"}, "active": True, "parameters": {"run": "small"}}
+    guarded.api("POST", f"/deployments/{nightly}/schedules", [cron])
     settings = {"config": "configs/small.yaml", "iterations": 3}
     runs = [guarded.start("train", run=name, **settings) for name in ("left", "right")]
     for name in ("left", "right"):
@@ -181,6 +184,11 @@ def test_killed_with_all_it_runs_it_goes_on_when_it_is_started_again(again):
     for run in runs:
         assert server.await_state(run, "COMPLETED", "FAILED", "CRASHED")["type"] == "COMPLETED", server.logs()
         assert server.api("GET", f"/flow_runs/{run}")["run_count"] == 2
+
+
+def test_a_schedule_that_was_made_in_the_ui_is_still_there(again):
+    [schedule] = again[0].api("GET", "/deployments/name/nightly/nightly")["schedules"]
+    assert schedule["schedule"]["cron"] == "0 4 * * *"
 
 
 def test_deployments_on_a_pool_of_ones_own(again):
