@@ -78,9 +78,10 @@ def check_left(paths: RunPaths, expected: Digests) -> None:
 class Range:
     """A folder of runs in which trainings are forked."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, write_down: Callable[[list[Kill]], None]) -> None:
         self.folder = folder
         self.kills: list[Kill] = []
+        self.write_down = write_down
 
     def paths(self, run: str) -> RunPaths:
         """A run's places."""
@@ -121,7 +122,7 @@ class Range:
 
         os.chdir(self.folder)
         set_traps(self.paths(run).root, trap, limit, lambda place, size: None)
-        train(str(SMALL), run, None, overrides, str(self.folder))
+        train(str(SMALL), run, overrides=overrides, artifacts=str(self.folder))
 
     def trace(self, run: str, overrides: dict[str, Any]) -> tuple[list[str], dict[str, int]]:
         """Trains a run, unbroken; the places that it came by, and the sizes of the files written."""
@@ -131,7 +132,7 @@ class Range:
             with (self.folder / "trace").open("w") as file:
                 os.chdir(self.folder)
                 set_traps(self.paths(run).root, None, 0, lambda place, size: print(place, size, sep="\t", file=file))
-                train(str(SMALL), run, None, overrides, str(self.folder))
+                train(str(SMALL), run, overrides=overrides, artifacts=str(self.folder))
 
         self.must(work)
         lines = [line.split("\t") for line in (self.folder / "trace").read_text().splitlines()]
@@ -153,12 +154,14 @@ class Range:
         if code == 0:
             return False
         self.kills.append(Kill(scenario, place, "resumed" if code in KILLED else self._wrong(code)))
+        self.write_down(self.kills)
         return True
 
     def spoil(self, wrong: str) -> None:
         """Notes that what came of the last kill is wrong after all."""
         last = self.kills.pop()
         self.kills.append(Kill(last.scenario, last.place, wrong))
+        self.write_down(self.kills)
 
     def _wrong(self, code: int) -> str:
         name = "broken" if code == BROKEN else "log"
@@ -234,7 +237,7 @@ def reruns(at: Range, count: int, dice: random.Random) -> None:
     def rerun(run: str, place: str | None, tell: Callable[[str, int], None]) -> None:
         os.chdir(at.folder)
         set_traps(at.paths(run).root, place, 64, tell)
-        stage("score", run, 2, True, RERUN, str(at.folder))
+        stage("score", run, 2, overrides=RERUN, artifacts=str(at.folder))
 
     def traced() -> None:
         with (at.folder / "trace").open("w") as file:
@@ -285,20 +288,17 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder, prefect_server(Path(folder)) as wait_for_server:
         preload()
         wait_for_server()
-        at = Range(Path(folder))
+        at = Range(Path(folder), lambda kills: write_down(kills, time.monotonic() - start, options))
         share = max(1, options.kills // 20)
         for name, overrides in SCENARIOS.items():
             expected = chosen_places(at, name, overrides, 6 * share, dice)
-            write_down(at.kills, time.monotonic() - start, options)
             if name == "one epoch a batch":
                 reruns(at, 4 * share, dice)
-                write_down(at.kills, time.monotonic() - start, options)
-            rest = options.kills - len(at.kills)
+                rest = options.kills - len(at.kills)
             random_moments(at, name, overrides, rest if name == LAST else 2 * share, dice, expected)
             shutil.rmtree(at.paths("unbroken").root)
         kills = at.kills
     seconds = time.monotonic() - start
-    write_down(kills, seconds, options)
     wrong = [kill for kill in kills if kill.outcome != "resumed"]
     for kill in wrong:
         print(f"{kill.scenario}: {kill.place}: {kill.outcome}", file=sys.stderr)

@@ -61,9 +61,9 @@ def fill(disk: Path, left: int) -> Path:
     return filler
 
 
-@pytest.mark.parametrize("left", [0, 4096])
-def test_a_stage_on_a_full_disk_leaves_what_was_there_and_is_done_when_there_is_room(left, paths, small_disk):
-    for k, stage in STAGES:
+def test_a_stage_on_a_full_disk_leaves_what_was_there_and_is_done_when_there_is_room(paths, small_disk):
+    in_the_middle = [(0, "warmstart", 65536), (3, "update", 65536)]  # of writing the weights
+    for k, stage, left in [*((k, stage, 0) for k, stage in STAGES), *in_the_middle]:
         before = contents(paths.root)
         filler = fill(small_disk, left)
         with pytest.raises(StorageError) as caught:
@@ -170,7 +170,7 @@ def test_too_many_open_files_are_told_and_nothing_is_changed(stage, small_folder
     shutil.copytree(small_folder / "artifacts/small", root)
     scratch = shutil.copytree(root, tmp_path / "scratch/small")
     before = contents(root)
-    told = [perform_apart(root, scratch, stage, files, os.getuid()) for files in (1, 2)]
-    assert all("oo many open files" in line for line in told), told
-    assert all("raise the limit of open files" in line for line in told), told
+    told = perform_apart(root, scratch, stage, 1, os.getuid())
+    assert told.startswith(f"{stage} of iteration 2: too many open files (")
+    assert "raise the limit of open files" in told
     assert contents(root) == before
