@@ -50,7 +50,7 @@ class Answer(RunInput):
     changes: dict[str, Any] = Field(
         default={},
         title="Changed parameters",
-        description="For the update of this iteration alone, e.g. {“update.optimizer.learning_rate”: 1e-5}.",
+        description='For the update of this iteration alone, e.g. {"update.optimizer.learning_rate": 1e-5}.',
     )
 
 

@@ -32,7 +32,7 @@ from flows.nights import (
     write_night,
     zone,
 )
-from flows.promotion import against_promoted, promote, promoted, verdict
+from flows.promotion import against_promoted, promote, promoted, promotion, verdict
 from flows.publish import key_of, published
 from flows.report import inline, markdown_table, report, row
 from flows.resume import examine, state_of
@@ -68,7 +68,8 @@ def nightly(
         artifacts: Folder of all runs.
     """
     paths, config = open_run(Path(artifacts), run)
-    given = {f"nights.{name}": value for name, value in {"iterations": iterations, "hours": hours}.items() if value}
+    given = {f"nights.{name}": value for name, value in {"iterations": iterations, "hours": hours}.items()}
+    given = {name: value for name, value in given.items() if value is not None}
     settings = make_config(apply_overrides(config.model_dump(mode="json"), given), "the night").nights
     return spend(paths, config, settings, timezone, utc, flow_run.scheduled_start_time)
 
@@ -195,6 +196,8 @@ class _Desk:
         if new == old:
             self.put(promoted=False, why=f"there is no policy after the promoted one, that of iteration {old}")
             return
+        if (found := promotion(self._paths)) and found.policy != History(self._paths).policy_digest(old):
+            self.put(told=(*self.night.told, f"the policy of iteration {old} was made again after it was promoted"))
         for k in (old, new):
             self._measure(k)
         try:

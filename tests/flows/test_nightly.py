@@ -155,11 +155,17 @@ def test_a_night_that_is_spent_late_or_finds_the_run_at_work_leaves_everything_a
 def test_served_a_night_is_spent_once_a_date_and_reported(served, small_folder) -> None:
     shutil.copytree(small_folder / "artifacts/small", served.folder / "artifacts/twice")
     paths = RunPaths(served.folder / "artifacts/twice")
+    paths.data.mkdir()
+    (paths.data / "new.jsonl").write_text('{"prompt": "30 + 1", "expression": "30 + 1", "answer": "31"}\n')
+    (paths.data / "broken.parquet").write_bytes(b"PAR1")
     done = served.run("nightly", run="twice", iterations=1)
     assert done["type"] == "COMPLETED" and done["message"].startswith("iteration 4 "), (done, served.logs())
     (record,) = paths.nights.glob("*.json")
     night = the_night(paths, record.stem)
     assert (night.before, night.last, night.stopped) == (3, 4, "it had trained its 1 iterations")
+    assert night.prompts == {"new prompts from iteration 4 on": 1}
+    assert len(night.told) == 1 and "broken.parquet: cannot be read as Parquet" in night.told[0]
+    assert "1 new prompts from iteration 4 on" in morning(paths, record.stem)
     again = served.run("nightly", run="twice", iterations=1)
     assert (again["type"], again["name"]) == ("COMPLETED", "Skipped"), again
     assert not paths.stage(5, "sample").exists()
