@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from flows.config import RunConfig, differences, dump_config, make_config, read_yaml
-from stages.contract.commit import finish, write_text
+from stages.contract.commit import aside, finish, write_text
 from stages.contract.digest import names_digest
 from stages.contract.errors import ArtifactError, ConfigError, VersionError
 from stages.contract.lock import run_lock
@@ -104,7 +104,7 @@ def _writing(paths: RunPaths, config: RunConfig, say: Callable[[str], None]) -> 
     if (
         paths.root.is_dir()
         and not paths.config.is_file()
-        and {path.name for path in paths.root.iterdir()} - {paths.lock.name}
+        and {path.name for path in paths.root.iterdir()} - {paths.lock.name, aside(paths.config).name}
     ):
         raise ConfigError(f"{paths.root}: a folder that is no run is in the way; choose another name with --run")
     paths.root.mkdir(parents=True, exist_ok=True)

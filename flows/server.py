@@ -21,7 +21,7 @@ from stages.contract.errors import GrpoError
 
 START_LIMIT = 120
 """Seconds that a server may take to answer; a first start on a busy machine takes most of a minute."""
-CONFIGURED_LIMIT = 5
+CONFIGURED_LIMIT = 20
 """Seconds that a server which should be running already may take."""
 LEAST_ROOM = 1 << 20
 """Bytes without which the server's database cannot be written."""

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from flows.resume import made_by
 from flows.runs import History
+from stages.contract.commit import aside
 from stages.contract.digest import file_digest
 from stages.contract.errors import ArtifactError, VersionError
 from stages.contract.manifest import FileRecord, Manifest, read_manifest
@@ -94,7 +95,7 @@ def _files(folder: Path, outputs: dict[str, FileRecord]) -> Iterator[tuple[str, 
             yield name, f"{'truncated' if size < record.size else 'too long'}: {size} bytes of {record.size}"
         else:
             yield name, "damaged: its content is not what the manifest says"
-    known = {MANIFEST, PRUNED, *outputs}
+    known = {MANIFEST, PRUNED, aside(Path(PRUNED)).name, *outputs}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
         if name not in known and not path.is_dir():

@@ -1,5 +1,6 @@
 """The KL term, which one room places in the reward and another in the loss, and a coefficient that follows a target."""
 
+import math
 from typing import Self
 
 from pydantic import Field, model_validator
@@ -40,8 +41,9 @@ def next_coefficient(term: KlTerm, kl: float | None) -> float:
 
     Args:
         term: this iteration's β, target and gain.
-        kl: mean estimate over this iteration's tokens (nats a token); None, for no tokens, changes nothing.
+        kl: mean estimate over this iteration's tokens (nats a token); None, for no tokens, changes nothing, nor does
+            one that is not finite.
     """
-    if term.adaptive is None or kl is None:
+    if term.adaptive is None or kl is None or not math.isfinite(kl):
         return term.coefficient
     return term.coefficient * (1 + term.adaptive.gain * min(max(kl / term.adaptive.target - 1, -0.2), 0.2))

@@ -15,34 +15,56 @@ from stages.contract.paths import MANIFEST, RunPaths
 def commit(paths: RunPaths, k: int, place: str, manifest: Manifest) -> None:
     """Syncs the partial folder, writes the manifest last, and renames the folder into place.
 
-    What was in place moves to `superseded/` first. A kill between the two renames leaves the place empty and the new
-    output, whole, beside it: `finish` completes that.
+    What was in place moves to `superseded/` first, and back where an error comes in between. A kill between the two
+    renames leaves the place empty and the new output, whole, beside it: `finish` completes that.
     """
     partial, target = paths.partial(k, place), paths.stage(k, place)
     for path in [*partial.rglob("*"), partial]:
         sync(path)
     write_text(partial / MANIFEST, manifest.model_dump_json(indent=1))
-    if target.exists():
-        n = 1
-        while (old := paths.superseded(k, place, n)).exists():
-            n += 1
-        old.parent.mkdir(parents=True, exist_ok=True)
-        target.rename(old)
-        sync(old.parent)
-    partial.rename(target)
-    sync(target.parent)
+    old = _free(paths, k, place)
+    try:
+        if target.exists():
+            old.parent.mkdir(parents=True, exist_ok=True)
+            target.rename(old)
+            for folder in (old.parent, old.parent.parent):
+                sync(folder)
+        partial.rename(target)
+    except BaseException:
+        if old.exists() and not target.exists():
+            old.rename(target)
+        raise
+    for folder in (target.parent, paths.iterations, paths.root):
+        sync(folder)
+
+
+def _free(paths: RunPaths, k: int, place: str) -> Path:
+    """The next place for what a rerun replaces."""
+    n = 1
+    while (folder := paths.superseded(k, place, n)).exists():
+        n += 1
+    return folder
 
 
 def finish(iterations: Path) -> None:
     """Puts in place what a killed process had made whole, where nothing is; to be called by the run's one writer.
 
-    A partial folder with a manifest is whole, since the manifest is written last, and by a rename.
+    A partial folder with a manifest is whole, since the manifest is written last, and by a rename. One whose place is
+    taken is an attempt that was given up, and removed.
     """
     for partial in sorted(iterations.glob("*/.*.partial")):
         target = partial.with_name(partial.name.removeprefix(".").removesuffix(".partial"))
-        if (partial / MANIFEST).is_file() and not target.exists():
+        if target.exists():
+            discard(partial)
+        elif (partial / MANIFEST).is_file():
             partial.rename(target)
             sync(target.parent)
+
+
+def discard(partial: Path) -> None:
+    """Removes a partial folder, its manifest first: what a kill in between leaves is not taken for whole."""
+    (partial / MANIFEST).unlink(missing_ok=True)
+    shutil.rmtree(partial)
 
 
 @contextmanager
@@ -98,8 +120,17 @@ def sync(path: Path) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Writes a small file so that it is there whole or not at all."""
-    aside = path.with_name(f".{path.name}.partial")
-    aside.write_text(text, encoding="utf-8")
-    sync(aside)
-    aside.replace(path)
+    new = aside(path)
+    try:
+        new.write_text(text, encoding="utf-8")
+        sync(new)
+        new.replace(path)
+    except BaseException:
+        new.unlink(missing_ok=True)
+        raise
     sync(path.parent)
+
+
+def aside(path: Path) -> Path:
+    """Where a file grows before it is renamed into place."""
+    return path.with_name(f".{path.name}.partial")

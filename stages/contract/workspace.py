@@ -1,7 +1,6 @@
 """The one way in which a stage's output comes into being: grow aside, sync, manifest, rename."""
 
 import platform
-import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -14,7 +13,7 @@ import polars as pl
 
 from stages.contract import tables
 from stages.contract.columns import Table
-from stages.contract.commit import commit
+from stages.contract.commit import commit, discard
 from stages.contract.config import config_digest
 from stages.contract.digest import file_digest, names_digest
 from stages.contract.errors import ArtifactError
@@ -195,7 +194,7 @@ def _open_stage(job: Job, stage: str, place: str, config: dict[str, Any]) -> Ite
             raise ArtifactError(f"{folder}: a symbolic link; nothing is written through one: move the folder here")
     partial = paths.partial(k, place)
     if partial.exists():
-        shutil.rmtree(partial)
+        discard(partial)
     partial.mkdir(parents=True)
     workspace = Workspace(paths, partial)
     started, clock = datetime.now(UTC), time.perf_counter()
@@ -224,7 +223,8 @@ def _open_stage(job: Job, stage: str, place: str, config: dict[str, Any]) -> Ite
         )
         commit(paths, k, place, manifest)
     except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
+        with suppress(OSError):
+            discard(partial)
         with suppress(OSError):  # another stage of the iteration is there, or nothing is
             partial.parent.rmdir()
         raise

@@ -1,5 +1,7 @@
 """A KL coefficient that follows its target."""
 
+import math
+
 import pytest
 
 from stages.contract.adaptive import KlTerm, next_coefficient
@@ -17,8 +19,12 @@ def test_it_follows_by_hand() -> None:
     assert after(0.0, gain=4) == pytest.approx(0.02)  # never to 0, from which it could not come back
 
 
-def test_without_tokens_or_a_target_it_stays() -> None:
-    assert after(None) == 0.1
+@pytest.mark.parametrize("kl", [None, math.nan, math.inf])
+def test_without_tokens_or_a_finite_estimate_it_stays(kl: float | None) -> None:
+    assert after(kl) == 0.1
+
+
+def test_without_a_target_it_stays() -> None:
     assert next_coefficient(KlTerm(coefficient=0.3), 9.0) == 0.3
 
 

@@ -124,7 +124,7 @@ def test_a_run_made_from_another_configuration_is_left_as_it_is(small_folder):
 
 
 def test_a_configured_server_that_does_not_answer_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr("flows.server.START_LIMIT", 1)
+    monkeypatch.setattr("flows.server.CONFIGURED_LIMIT", 1)
     monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
     monkeypatch.setenv("PREFECT_HOME", str(tmp_path))
     with (
