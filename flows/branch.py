@@ -16,6 +16,7 @@ from flows.runs import History, open_run
 from stages.contract.commit import new_folder, write_text
 from stages.contract.digest import file_digest
 from stages.contract.errors import ArtifactError, ConfigError
+from stages.contract.manifest import read_manifest
 from stages.contract.paths import MANIFEST, RunPaths
 from stages.contract.pruned import PRUNED
 
@@ -62,7 +63,7 @@ def fork(
 ) -> RunPaths:
     """Makes the run `name`, which has the iterations 0 to `at` of `run` and goes on from there by `overrides`.
 
-    No file is copied: both runs name the same files on the disk, and neither ever writes into one. What holds the
+    No output is copied: both runs name the same files on the disk, and neither ever writes into one. What holds the
     configuration of the shared iterations stands beside `run.yaml`.
 
     Raises:
@@ -78,6 +79,7 @@ def fork(
     _check_whole(paths, config, at)
     with new_folder(new.root) as folder:
         copied = sum(not link(source, folder / source.relative_to(paths.root)) for source in _shared(paths, at))
+        _copy_data(paths, RunPaths(folder))
         _freeze(paths, config, at, RunPaths(folder))
         record = Fork(
             run=run,
@@ -123,6 +125,16 @@ def _shared(paths: RunPaths, at: int) -> Iterator[Path]:
             continue
         names = [*manifest.outputs, PRUNED, MANIFEST]
         yield from (folder / name for name in names if (folder / name).is_file())
+
+
+def _copy_data(paths: RunPaths, new: RunPaths) -> None:
+    """Copies the files of prompts that shared iterations took up: they are the user's, who may write into them."""
+    made = [read_manifest(path.parent) for path in new.iterations.glob(f"[0-9]*/prompts/{MANIFEST}")]
+    inside = f"{paths.relative(paths.data)}/"
+    for name in {name for manifest in made if manifest for name in manifest.inputs if name.startswith(inside)}:
+        if (paths.root / name).is_file():
+            new.data.mkdir(exist_ok=True)
+            shutil.copyfile(paths.root / name, new.root / name)
 
 
 def link(source: Path, target: Path) -> bool:

@@ -103,6 +103,24 @@ def test_neither_run_changes_the_others_files(folder):
     assert set(states(artifacts, "child", 2).values()) == {"current"}
 
 
+def test_prompts_that_were_added_go_along(folder):
+    artifacts = folder / "artifacts"
+    data = artifacts / "small" / "data"
+    data.mkdir()
+    (data / "more.jsonl").write_text('{"prompt": "sum", "expression": "90 + 9", "answer": "99"}\n')
+    perform(artifacts / "small", "prompts", 4, {})
+    go_on(artifacts, "small", 4)
+    (data / "later.jsonl").write_text('{"prompt": "sum", "expression": "91 + 8", "answer": "99"}\n')
+    fork(artifacts, "small", 4, "child", {}, print)
+    child = artifacts / "child" / "data"
+    assert {path.name for path in child.iterdir()} == {"more.jsonl"}
+    assert (child / "more.jsonl").stat().st_ino != (data / "more.jsonl").stat().st_ino
+    before = files(artifacts / "child")
+    perform(artifacts / "child", "prompts", 4, {})
+    assert files(artifacts / "child") == before
+    assert set(states(artifacts, "child", 4).values()) == {"current"}
+
+
 def test_a_fork_of_a_fork_knows_all_configurations(folder):
     artifacts = folder / "artifacts"
     fork(artifacts, "small", 1, "one", {"update.epochs": 1}, print)
