@@ -4,6 +4,7 @@ import ipaddress
 import os
 import select
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -21,6 +22,8 @@ from flows.server import (
 from flows.worker import READY, Told
 from stages.contract.errors import ConfigError, GrpoError
 
+POOL = "grpo"
+"""The work pool of a folder's own server; on a server that is shared, the host's name stands behind it."""
 WORKER_SETTINGS = {
     "PREFECT_WORKER_QUERY_SECONDS": "2",
     "PREFECT_RUNNER_POLL_FREQUENCY": "2",
@@ -59,7 +62,8 @@ def serve(told: Told, host: str, port: int, say: Callable[[str], None]) -> None:
             server = stack.enter_context(start_server(host, port, _server_settings(home, host, port)))
             wait_until_it_answers(url, server)
             processes.append(server)
-        told = told.model_copy(update={"own_server": not configured})
+        pool = f"{POOL}-{socket.gethostname()}" if configured else POOL
+        told = told.model_copy(update={"own_server": not configured, "pool": pool})
         worker = stack.enter_context(_worker(home, told))
         say(url.removesuffix("/api"))
         ended = _first_to_end([*processes, worker])

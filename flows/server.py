@@ -64,11 +64,12 @@ def prefect_server(artifacts: Path) -> Iterator[Callable[[], None]]:
 
 def _server(home: Path) -> Iterator[Callable[[], None]]:
     if configured := os.environ.get("PREFECT_API_URL"):
-        yield lambda: wait_until_it_answers(configured, None, CONFIGURED_LIMIT)
+        with _said_when_gone(configured):
+            yield lambda: wait_until_it_answers(configured, None, CONFIGURED_LIMIT)
         return
     with claim(home) as claimed:
         if isinstance(claimed, Owner) and claimed.shared:
-            with _pointed_at(url := claimed.url):
+            with _pointed_at(url := claimed.url), _said_when_gone(url):
                 yield lambda: wait_until_it_answers(url, None)
             return
         port = free_port("127.0.0.1", 0)
@@ -80,6 +81,20 @@ def _server(home: Path) -> Iterator[Callable[[], None]]:
             settings = EMBEDDED
         with start_server("127.0.0.1", port, settings) as process, _pointed_at(url):
             yield lambda: wait_until_it_answers(url, process)
+
+
+@contextmanager
+def _said_when_gone(url: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as failure:
+        import httpx
+
+        if isinstance(failure, httpx.TransportError):
+            raise GrpoError(
+                f"the Prefect server at {url} is gone; the same command goes on when one is there"
+            ) from None
+        raise
 
 
 @contextmanager

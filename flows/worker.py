@@ -14,7 +14,6 @@ from flows.server import end_with_parent
 from stages.contract.config import Config
 from stages.contract.errors import GrpoError
 
-POOL = "grpo"
 READY = "ready"
 RESTARTED = "grpo serve was ended while it ran; it goes on from the last stage in place"
 
@@ -28,6 +27,8 @@ class Told(Config):
     """Configurations to choose from, relative to the working directory."""
     slots: int
     """Flow runs at a time."""
+    pool: str
+    """The work pool that this machine's runs are in."""
     own_server: bool
     """Whether the server is that of this folder, not one that was configured."""
     notifications: Notifications
@@ -41,20 +42,20 @@ def prepare(told: Told) -> None:
     from flows.automations import apply, crash_rules, notification_rules
     from flows.deployments import process_variables, register
 
-    asyncio.run(_make_pool(told.slots))
+    asyncio.run(_make_pool(told.pool, told.slots))
     variables = process_variables(Path.cwd(), told.artifacts, {SLOTS: str(told.slots)})
-    made = register(POOL, told.configs, variables, told.nights).values()
+    made = register(told.pool, told.configs, variables, told.nights).values()
     apply(crash_rules(made, told.own_server) + notification_rules(told.notifications, made))
-    asyncio.run(_take_up())
+    asyncio.run(_take_up(told.pool))
 
 
-async def _make_pool(slots: int) -> None:
+async def _make_pool(name: str, slots: int) -> None:
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.actions import WorkPoolCreate
     from prefect.workers.process import ProcessWorker
 
     pool = WorkPoolCreate(
-        name=POOL,
+        name=name,
         description="Flow runs of `grpo serve`, on its own machine; its limit is the number of runs at a time.",
         type=ProcessWorker.type,
         base_job_template=ProcessWorker.get_default_base_job_template(),
@@ -64,7 +65,7 @@ async def _make_pool(slots: int) -> None:
         await client.create_work_pool(pool, overwrite=True)
 
 
-async def _take_up() -> None:
+async def _take_up(pool: str) -> None:
     """Schedules again what was at work when the worker before this one ended: its processes ended with it."""
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import (
@@ -81,7 +82,7 @@ async def _take_up() -> None:
     async with get_client() as client:
         left = await client.read_flow_runs(
             flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=at_work))),
-            work_pool_filter=WorkPoolFilter(name=WorkPoolFilterName(any_=[POOL])),
+            work_pool_filter=WorkPoolFilter(name=WorkPoolFilterName(any_=[pool])),
         )
         for run in left:
             cancelled = run.state is not None and run.state.is_cancelling()
@@ -89,12 +90,12 @@ async def _take_up() -> None:
             await client.set_flow_run_state(run.id, state, force=True)
 
 
-async def _work() -> None:
+async def _work(pool: str) -> None:
     from prefect.workers.process import ProcessWorker
 
     # The pool limits what runs at a time. A limit of the worker's own would end it when a suspended flow run is resumed
     # before its former process is gone: "this borrower is already holding one of this CapacityLimiter's tokens".
-    worker = ProcessWorker(work_pool_name=POOL, name="grpo serve")
+    worker = ProcessWorker(work_pool_name=pool, name="grpo serve")
     await worker.start(printer=lambda *_: None)
 
 
@@ -109,7 +110,7 @@ def main(parent: int, ready: int, told: Told) -> None:
             pipe.write(str(failure))
             return
         pipe.write(READY)
-    asyncio.run(_work())
+    asyncio.run(_work(told.pool))
 
 
 if __name__ == "__main__":

@@ -41,6 +41,7 @@ def serve(
 ) -> None:
     """Serves the Prefect UI, and runs here what is started in it. Ctrl-C ends it with all it has started."""
     from flows.notifications import Notifications, read_notifications
+    from flows.serve import POOL
     from flows.serve import serve as run
     from flows.slots import gpus
     from flows.worker import Told
@@ -49,6 +50,7 @@ def serve(
         artifacts=artifacts.resolve(),
         configs=tuple(_configurations(configs)),
         slots=slots or max(1, len(gpus())),
+        pool=POOL,
         own_server=True,
         notifications=read_notifications(notifications) if notifications else Notifications(),
         nights=_scheduled(artifacts, nights or [], cron, timezone),
