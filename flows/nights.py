@@ -111,7 +111,8 @@ def reason_to_stop(night: Night, now: datetime, seconds: Sequence[float]) -> str
         seconds: of the iterations before, the last one last.
     """
     if night.wanted is not None and night.last >= night.wanted:
-        return f"it had trained its {night.wanted - night.before} iterations"
+        count = night.wanted - night.before
+        return f"it had trained {count} iteration{'' if count == 1 else 's'}"
     if night.until is None:
         return None
     left, longest = (night.until - now).total_seconds(), max(seconds[-PACE:], default=0.0)

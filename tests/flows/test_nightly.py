@@ -162,7 +162,7 @@ def test_served_a_night_is_spent_once_a_date_and_reported(served, small_folder) 
     assert done["type"] == "COMPLETED" and done["message"].startswith("iteration 4 "), (done, served.logs())
     (record,) = paths.nights.glob("*.json")
     night = the_night(paths, record.stem)
-    assert (night.before, night.last, night.stopped) == (3, 4, "it had trained its 1 iterations")
+    assert (night.before, night.last, night.stopped) == (3, 4, "it had trained 1 iteration")
     assert night.prompts == {"new prompts from iteration 4 on": 1}
     assert len(night.told) == 1 and "broken.parquet: cannot be read as Parquet" in night.told[0]
     assert "1 new prompts from iteration 4 on" in morning(paths, record.stem)
@@ -196,7 +196,7 @@ def record(**changes: object) -> Night:
 
 def test_a_night_ends_with_its_iterations_or_its_hours() -> None:
     assert reason_to_stop(record(last=6), BEGIN, [60.0]) is None
-    assert reason_to_stop(record(last=7), BEGIN, [60.0]) == "it had trained its 3 iterations"
+    assert reason_to_stop(record(last=7), BEGIN, [60.0]) == "it had trained 3 iterations"
     late = BEGIN + timedelta(hours=1, minutes=50)
     assert reason_to_stop(record(), late, [500.0, 590.0]) is None
     assert reason_to_stop(record(), late, [610.0, 500.0]) == (
