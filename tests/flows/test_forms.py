@@ -62,6 +62,8 @@ def test_each_field_of_each_kind_is_in_the_form_down_to_the_leaves_with_a_descri
             field = fields[part]
             assert field["description"] and field["title"] == part, name
             refs = [choice["$ref"] for choice in field.get("anyOf", []) if "$ref" in choice]
+            if refs:  # a section, closed at first
+                assert field["default"] is None and field["anyOf"][-1] == {"type": "null", "title": "as configured"}
             fields = definitions[refs[0].split("/")[-1]]["properties"] if refs else {}
         assert "$ref" not in str(field) and "default" not in field, name
         assert all(choice.get("type") != "null" for choice in field.get("anyOf", [])), name

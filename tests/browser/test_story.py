@@ -1,0 +1,145 @@
+"""A day in the UI: a run is started by the form, watched, changed, retried, approved and cancelled."""
+
+import json
+from pathlib import Path
+
+import polars as pl
+
+from tests.flows.serving import eventually
+
+
+def manifest(served, place):
+    return json.loads((served.folder / "artifacts" / place / "manifest.json").read_text())
+
+
+def tree(folder: Path):
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+
+
+def test_a_day_in_the_ui(ui, served):
+    ui.open("/deployments")
+    for deployment in ("train", "stage", "evaluate"):
+        ui.sees(deployment)
+    ui.shot("deployments")
+
+    form = ui.form("train")
+    form["config"].choose("configs/small.yaml")
+    form["iterations"].fill(2)
+    form["overrides"].opened()["update"].opened()["epochs"].fill(1)
+    ui.shot("train-form", 1500)
+    small = ui.submit()
+
+    form = ui.form("train")
+    form["config"].choose("configs/problems.yaml")
+    problems = ui.submit()
+    served.await_state(problems, "FAILED")
+    ui.run(problems, "Failed")
+    ui.sees("prompts.source.path: nothing at data/problems.jsonl")
+    assert ui.page.get_by_text("Traceback").count() == 0
+    ui.shot("failed")
+    assert not (served.folder / "artifacts" / "problems").exists()
+    (served.folder / "data").mkdir()
+    sums = [{"prompt": f"{a} + {b}", "answer": str(a + b)} for a in range(10) for b in range(10)]
+    (served.folder / "data" / "problems.jsonl").write_text("\n".join(map(json.dumps, sums)))
+    ui.confirm("Retry", "Retry")
+
+    form = ui.form("train")
+    form["config"].choose("configs/asking.yaml")
+    asking = ui.submit()
+
+    ui.run(small, "Completed")
+    ui.sees("small · iteration 2")
+    ui.shot("completed", keep=True)
+    ui.tab("Artifacts")
+    ui.page.get_by_text("small-page").first.click()
+    ui.sees("Best")
+    ui.shot("page", 1300, keep=True)
+    assert manifest(served, "small/iterations/0002/update")["config"]["epochs"] == 1
+
+    rewards_before = pl.read_parquet(served.folder / "artifacts/small/iterations/0001/score/scores.parquet")["reward"]
+    form = ui.form("stage")
+    form["stage"].choose("score")
+    form["run"].fill("small")
+    form["iteration"].fill(1)
+    second = form["overrides"].opened()["score"].opened()["rewards"].opened()["1"].opened()
+    second["weight"].fill(0.5)
+    ui.shot("stage-form", 1100, keep=True)
+    again = ui.submit()
+
+    served.await_state(problems, "COMPLETED")
+    ui.run(problems, "Completed")
+    assert manifest(served, "problems/iterations/0001/update")["iteration"] == 1
+
+    served.await_state(asking, "PAUSED")
+    ui.run(asking, "Suspended")
+    assert not (served.folder / "artifacts/asking/iterations/0001/update").exists()
+    answer = ui.confirm("Resume")
+    ui.sees("waits for your decision")
+    ui.shot("gate", 1100, keep=True)
+    answer["Note"].fill("looks right")
+    answer.press("Submit")
+
+    served.await_state(again, "COMPLETED")
+    ui.run(again, "Completed")
+    ui.sees("score · small/1")
+    ui.tab("Details")
+    ui.sees("score of iteration 1 is done; stale now")
+    ui.page.get_by_text("See More").click()
+    ui.sees("advantage of iteration 1: iterations/0001/score/scores.parquet has changed")
+    ui.shot("stale", 1300)
+    ui.run(again, "Completed")
+    ui.tab("Artifacts")
+    ui.page.get_by_text("small-page").first.click()
+    ui.sees("stale")
+    ui.shot("stale-page", 1600)
+    assert manifest(served, "small/iterations/0001/score")["overrides"] == {"score.rewards.1.weight": 0.5}
+    rewards = pl.read_parquet(served.folder / "artifacts/small/iterations/0001/score/scores.parquet")["reward"]
+    assert not rewards.equals(rewards_before)
+
+    served.await_state(asking, "COMPLETED")
+    ui.run(asking, "Completed")
+    assert (served.folder / "artifacts/asking/iterations/0001/update/manifest.json").is_file()
+
+    form = ui.form("train")
+    form["config"].choose("configs/long.yaml")
+    long = ui.submit()
+    ui.run(long, "Running")
+    first = served.folder / "artifacts/long/iterations/0001/update/manifest.json"
+    eventually(first.is_file, 180)
+    ui.confirm("Cancel", "Cancel")
+    served.await_state(long, "CANCELLED")
+    ui.run(long, "Cancelled")
+    ui.shot("cancelled")
+    assert first.is_file()
+
+    before = tree(served.folder / "artifacts" / "small")
+    form = ui.form("evaluate")
+    form["run"].fill("smal")
+    nobody = ui.submit()
+    form = ui.form("stage")
+    form["stage"].choose("score")
+    form["run"].fill("small")
+    form["iteration"].fill(9)
+    nowhere = ui.submit()
+    served.await_state(nobody, "FAILED")
+    ui.run(nobody, "Failed")
+    ui.sees("no run 'smal' in")
+    ui.shot("no-such-run")
+    served.await_state(nowhere, "FAILED")
+    ui.run(nowhere, "Failed")
+    ui.shot("no-such-iteration")
+    assert tree(served.folder / "artifacts" / "small") == before
+
+    form = ui.form("evaluate")
+    form["run"].fill("small")
+    form["first"].fill(2)
+    form["overrides"].opened()["evaluate"].opened()["samples"].fill(3)
+    measured = ui.submit()
+    served.await_state(measured, "COMPLETED")
+    ui.run(measured, "Completed")
+    ui.tab("Details")
+    ui.sees("iteration 2: heldout_success")
+    ui.shot("evaluated", 1300)
+    done = manifest(served, "small/iterations/0002/evaluate")
+    assert done["overrides"] == {"evaluate.samples": 3}
+    assert done["outputs"]["rollouts.parquet"]["rows"] == 3 * 16
