@@ -106,7 +106,7 @@ def test_a_day_in_the_ui(ui, served):
     ui.run(long, "Running")
     first = served.folder / "artifacts/long/iterations/0001/update/manifest.json"
     eventually(first.is_file, 180)
-    ui.confirm("Cancel", "Cancel")
+    ui.confirm("Cancel", "Confirm")
     served.await_state(long, "CANCELLED")
     ui.run(long, "Cancelled")
     ui.shot("cancelled")
