@@ -1,10 +1,12 @@
 """The flow `evaluate`: policies of a run on its held-out prompts, on demand."""
 
 from pathlib import Path
+from typing import Annotated
 
 from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.states import Completed
+from pydantic import Field
 
 from flows import progress
 from flows.failing import in_one_sentence
@@ -20,8 +22,8 @@ from stages.contract.paths import RunPaths
 @in_one_sentence
 def evaluate(
     run: str,
-    first: int | None = None,
-    last: int | None = None,
+    first: Annotated[int, Field(ge=0)] | None = None,
+    last: Annotated[int, Field(ge=0)] | None = None,
     overrides: EvaluateOverrides = None,
     artifacts: str = str(ARTIFACTS),
 ) -> State[None]:

@@ -1,27 +1,32 @@
 """The flow `fork`: a new run that shares another one's earlier iterations, and goes on from there."""
 
 from pathlib import Path
+from typing import Annotated, Any
 
 from prefect import flow
+from prefect.client.schemas.objects import State
+from prefect.runtime import flow_run
+from pydantic import Field
 
 from flows import branch, progress
 from flows.failing import in_one_sentence
 from flows.forms import ForkOverrides
 from flows.runs import ARTIFACTS
 from flows.train import train
+from stages.contract.paths import RunPaths
 
 
 @flow(name="fork", flow_run_name="{name} · fork of {run}/{at}", persist_result=False)
 @in_one_sentence
 def fork(
     run: str,
-    at: int,
+    at: Annotated[int, Field(ge=0)],
     name: str,
     overrides: ForkOverrides = None,
     go_on: bool = False,
-    iterations: int | None = None,
+    iterations: Annotated[int, Field(gt=0)] | None = None,
     artifacts: str = str(ARTIFACTS),
-) -> None:
+) -> State[Any] | None:
     """Makes a run that has the earlier iterations of another one without a copy; `train` goes on from there.
 
     Args:
@@ -34,6 +39,9 @@ def fork(
         iterations: Iterations to train up to; empty takes the configuration's.
         artifacts: Folder of all runs.
     """
-    new = branch.fork(Path(artifacts), run, at, name, overrides or {}, progress.say)
-    if go_on:
-        train(str(new.config), None, iterations, None, artifacts)
+    new = RunPaths.named(Path(artifacts), name)
+    made = branch.read_fork(new) if flow_run.run_count > 1 else None  # by this flow run, before it was started anew
+    if made is None or (made.run, made.iteration, made.overrides) != (run, at, overrides or {}):
+        branch.fork(Path(artifacts), run, at, name, overrides or {}, progress.say)
+    # No flow run of its own: a gate could not suspend it.
+    return train.fn(str(new.config), None, iterations, None, artifacts) if go_on else None

@@ -1,19 +1,23 @@
 """The flow `stage`: one stage of one iteration, for reruns."""
 
 from pathlib import Path
+from typing import Annotated, Any, cast
 
 from prefect import flow
 from prefect.client.schemas.objects import State
+from prefect.runtime import flow_run
 from prefect.states import Completed
+from pydantic import Field
 
 from flows import progress
 from flows.failing import in_one_sentence
 from flows.forms import StageOverrides
 from flows.publish import published
 from flows.report import stale
-from flows.resume import after, examine, stages_of
+from flows.resume import after, examine, place_of, stages_of
 from flows.runs import ARTIFACTS, History, held, open_run
 from flows.tasks import StageName, run_stage
+from flows.train import make
 from stages.contract.errors import ConfigError
 
 SHOWN = 3
@@ -25,10 +29,10 @@ SHOWN = 3
 def stage(
     stage: StageName,
     run: str,
-    iteration: int,
+    iteration: Annotated[int, Field(ge=0)],
     force: bool = True,
     overrides: StageOverrides = None,
-    through: int | None = None,
+    through: Annotated[int, Field(ge=0)] | None = None,
     artifacts: str = str(ARTIFACTS),
 ) -> State[None]:
     """Runs one stage of one iteration again; what it replaces moves to the run's folder `superseded`.
@@ -37,15 +41,15 @@ def stage(
         stage: The stage to run.
         run: Name of the run, which is also its folder's, e.g. quickstart.
         iteration: Iteration, from 1; 0 for prompts, warmstart and evaluate of the starting policy.
-        force: Run it even if its output is current.
+        force: Run it even if its output is current; a retry of this flow run leaves alone what it has made itself.
         overrides: Fields of this stage's sections that it has otherwise than the run, this once; what is left empty is
             as the run has it. From code, dotted names do too, e.g. {"advantage.scale": "none"}.
         through: Also make what of it follows, up to the end of this iteration; empty runs the stage alone.
         artifacts: Folder of all runs.
     """
     paths, config = open_run(Path(artifacts), run)
-    known = stages_of(History(paths), config, iteration) if iteration >= 0 else ()
-    if stage not in (*known, "evaluate") or iteration < 0:
+    settings = overrides or {}
+    if stage not in (*stages_of(History(paths), config, iteration), "evaluate"):
         raise ConfigError(f"{stage} is not a stage of iteration {iteration}")
     last = History(paths).last()
     if through is not None and not iteration <= through <= last:
@@ -53,10 +57,18 @@ def stage(
             f"through is {through}: an iteration from {iteration} to {last}, the last one there is, is wanted"
         )
     with held(paths, progress.say), published(paths, config):
-        run_stage(str(paths.root), stage, iteration, force, overrides or {}, return_state=True).result()
+        force = force and not (flow_run.run_count > 1 and _made_with(History(paths), iteration, stage, settings))
+        run_stage(str(paths.root), stage, iteration, force, settings, return_state=True).result()
         for k, following in after(History(paths), config, iteration, stage, through) if through is not None else ():
-            run_stage(str(paths.root), following, k, return_state=True).result()
+            make(paths, config, k, cast(StageName, following))
     told = stale(examine(History(paths), config, last))
     more = [f"and {len(told) - SHOWN} more"] if len(told) > SHOWN else []
     made_stale = f"stale now, and made again by train: {'; '.join([*told[:SHOWN], *more])}"
     return Completed(message=f"{stage} of iteration {iteration} is done; {made_stale if told else 'nothing is stale'}")
+
+
+def _made_with(history: History, k: int, stage: str, settings: dict[str, Any]) -> bool:
+    """Whether the stage was last made with these settings."""
+    own = {name: value for name, value in settings.items() if not name.startswith("hardware.")}
+    done = history.manifest(k, place_of(stage))
+    return done is not None and done.overrides == own

@@ -1,8 +1,10 @@
 """The flow `train`: iterations of sample → score → advantage → update (→ evaluate)."""
 
 from pathlib import Path
+from typing import Annotated, cast
 
 from prefect import flow
+from pydantic import Field
 
 from flows import progress
 from flows.config import RunConfig, check_outside, read_config
@@ -14,7 +16,7 @@ from flows.publish import published, train_name
 from flows.resume import examine, stages_of, state_of
 from flows.retain import retain
 from flows.runs import ARTIFACTS, History, check_same, writing
-from flows.tasks import run_stage
+from flows.tasks import StageName, run_stage
 from stages.contract.paths import RunPaths
 
 
@@ -23,7 +25,7 @@ from stages.contract.paths import RunPaths
 def train(
     config: str,
     run: str | None = None,
-    iterations: int | None = None,
+    iterations: Annotated[int, Field(gt=0)] | None = None,
     overrides: TrainOverrides = None,
     artifacts: str = str(ARTIFACTS),
 ) -> None:
@@ -63,11 +65,16 @@ def train_iteration(paths: RunPaths, config: RunConfig, k: int) -> None:
 
     Where the configuration says what is kept, other weights are removed afterwards. The caller holds the run's lock.
     """
-    hardware = config.hardware.model_dump()
     for stage in stages_of(History(paths), config, k):
-        changes = None
-        if stage == "update" and state_of(History(paths), config, k, stage).status != "current":
-            changes = pass_gate(paths, config, "before_update", k) or None
-        run_stage(str(paths.root), stage, k, overrides=changes, hardware=hardware, return_state=True).result()
+        make(paths, config, k, cast(StageName, stage))
     progress.iteration_done(paths, k)
     retain(paths, config, k, progress.say)
+
+
+def make(paths: RunPaths, config: RunConfig, k: int, stage: StageName) -> None:
+    """Makes a stage of iteration `k`, if it is not current; a gate is asked before an update."""
+    changes = None
+    if stage == "update" and state_of(History(paths), config, k, stage).status != "current":
+        changes = pass_gate(paths, config, "before_update", k) or None
+    hardware = config.hardware.model_dump()
+    run_stage(str(paths.root), stage, k, overrides=changes, hardware=hardware, return_state=True).result()

@@ -191,8 +191,15 @@ def test_two_file_systems_share_by_a_copy(tmp_path):
 def test_a_fork_is_made_and_trained_from_the_ui(small_folder, served):
     artifacts = served.folder / "artifacts"
     shutil.copytree(small_folder / "artifacts" / "small", artifacts / "parent")
-    overrides = {"update.epochs": 1}
-    done = served.run("fork", run="parent", at=2, name="offspring", overrides=overrides, go_on=True, iterations=3)
-    assert done["type"] == "COMPLETED", done["message"]
+    overrides = {"update": {"epochs": 1}}
+    asked = {"run": "parent", "at": 2, "name": "offspring", "overrides": overrides, "go_on": True}
+    flow_run = served.start("fork", **asked, iterations=3)
+    for count in (1, 2):  # the second time as after a crash: the run is there already
+        done = served.await_state(flow_run, "COMPLETED", "FAILED", "CRASHED")
+        assert done["type"] == "COMPLETED", done["message"]
+        assert served.api("GET", f"/flow_runs/{flow_run}")["run_count"] == count
+        if count == 1:
+            scheduled = {"state": {"type": "SCHEDULED", "name": "AwaitingRetry"}, "force": True}
+            served.api("POST", f"/flow_runs/{flow_run}/set_state", scheduled)
     assert set(states(artifacts, "offspring", 3).values()) == {"current"}
     assert open_run(artifacts, "offspring")[1].update.epochs == 1
