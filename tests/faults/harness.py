@@ -294,7 +294,7 @@ def main() -> int:
             expected = chosen_places(at, name, overrides, 6 * share, dice)
             if name == "one epoch a batch":
                 reruns(at, 4 * share, dice)
-                rest = options.kills - len(at.kills)
+            rest = options.kills - len(at.kills)
             random_moments(at, name, overrides, rest if name == LAST else 2 * share, dice, expected)
             shutil.rmtree(at.paths("unbroken").root)
         kills = at.kills
