@@ -56,6 +56,17 @@ def test_a_configuration_is_chosen_from_the_files(served):
     assert "artifacts" not in schema["properties"]
 
 
+def test_a_schedule_makes_runs_before_their_time(served):
+    deployment = served.api("GET", "/deployments/name/stage/stage")["id"]
+    parameters = {"stage": "score", "run": "formed", "iteration": 1}
+    nightly = {"schedule": {"cron": "0 2 * * *", "timezone": "Asia/Tokyo"}, "active": True, "parameters": parameters}
+    [schedule] = served.api("POST", f"/deployments/{deployment}/schedules", [nightly])
+    asked = {"deployments": {"id": {"any_": [deployment]}}, "flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}}}
+    runs = eventually(lambda: served.api("POST", "/flow_runs/filter", asked), 180)
+    assert {run["expected_start_time"].split("T")[1][:8] for run in runs} == {"17:00:00"}
+    served.api("DELETE", f"/deployments/{deployment}/schedules/{schedule['id']}")
+
+
 def engine_of(served, run):
     """The process that does the work of a flow run."""
     supervisor = int(served.api("GET", f"/flow_runs/{run}")["infrastructure_pid"] or 0)
