@@ -45,7 +45,7 @@ class KeepConfig(Config):
     every: int | None = Field(default=None, gt=0)
     """Policies of each iteration that this divides stay; null: of none."""
     best: int = Field(default=1, ge=0)
-    """So many policies of the highest held-out success stay."""
+    """So many policies of the highest held-out success stay, of those evaluated with the run's own settings."""
     optimizer: Literal["last", "kept"] = "last"
     """Optimizer states that stay: of the last iteration, or of each whose policy stays, so that it can be forked."""
     superseded: bool = True

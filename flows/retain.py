@@ -46,7 +46,9 @@ def plan(paths: RunPaths, config: RunConfig, keep: KeepConfig, unfinished: int) 
     last = _last_whole(history, unfinished - 1)
     held = {k for k in range(1, last) if _names(history, k)}
     kept = {k for k in held if k > last - keep.last or (keep.every is not None and k % keep.every == 0)}
-    kept |= {*_best(history, [*held, last], keep.best), promoted(paths) or 0} | _needed(history, config, last + 1)
+    kept |= {*_best(history, config, [*held, last], keep.best), promoted(paths) or 0} | _needed(
+        history, config, last + 1
+    )
     out = []
     for k in sorted(held):
         names = _names(history, k)
@@ -103,10 +105,13 @@ def _last_whole(history: History, k: int) -> int:
     return k
 
 
-def _best(history: History, held: list[int], count: int) -> list[int]:
-    """Those of the highest held-out success, the earlier one first where two are equal."""
-    found = [(k, history.manifest(k, "evaluate")) for k in held]
-    success = {k: value for k, m in found if m and (value := m.metrics.get("heldout_success")) is not None}
+def _best(history: History, config: RunConfig, held: list[int], count: int) -> list[int]:
+    """Those of the highest held-out success, the earlier one first where two are equal.
+
+    What was evaluated with other settings than the run's, by a night or by hand, is not comparable and left out.
+    """
+    found = [(k, m) for k in held if (m := history.manifest(k, "evaluate")) and config.made_alike("evaluate", m.config)]
+    success = {k: value for k, m in found if (value := m.metrics.get("heldout_success")) is not None}
     return sorted(success, key=lambda k: (-success[k], k))[:count]
 
 

@@ -1,5 +1,6 @@
 """The retention rule removes what it says, never what is needed, and a run without it is still a whole one."""
 
+import json
 import shutil
 import signal
 import subprocess
@@ -80,6 +81,18 @@ def test_each_part_of_the_rule_keeps_what_it_says(run):
     follow(run, last=1, best=0)
     assert having(run, "policy/model.safetensors") == {0, 4, 7}
     assert plan(paths, opened(run)[1], KeepConfig(last=1, best=0), 8) == []
+
+
+def test_only_what_was_evaluated_alike_is_ranked(run):
+    paths, config = opened(run)
+    best = best_of(run, range(1, 8))
+    other = next(k for k in (2, 3, 4) if k != best)
+    perform(run, "evaluate", other, {"evaluate.samples": config.evaluate.samples + 1})
+    manifest = paths.stage(other, "evaluate") / "manifest.json"
+    data = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps(data | {"metrics": data["metrics"] | {"heldout_success": 1.5}}))
+    follow(run, last=1, best=1)
+    assert having(run, "policy/model.safetensors") == {0, 7, best}
 
 
 def test_training_goes_on_from_what_stays_to_the_same_bytes(run, long_run, tmp_path):
