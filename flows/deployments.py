@@ -95,7 +95,7 @@ def process_variables(folder: Path, artifacts: Path, variables: dict[str, str]) 
         variables: what else the process's environment holds.
     """
     return {
-        "command": shlex.join([sys.executable, "-m", "flows.flow_process"]),
+        "command": shlex.join([sys.executable, "-P", "-m", "flows.flow_process"]),
         "working_dir": str(folder.resolve()),
         "env": {"GRPO_ARTIFACTS": str(artifacts.resolve()), **LOGGING} | variables,
     }

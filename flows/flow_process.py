@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from types import FrameType
 
-from flows.server import PR_SET_PDEATHSIG
+from flows.server import PR_SET_PDEATHSIG, end_with_parent
 from flows.slots import gpus, share, slot
 
 GRACE = 5
@@ -24,16 +24,18 @@ SLOTS = "GRPO_SLOTS"
 
 def main() -> int:
     """Runs the engine, with its share of the GPUs where a number of runs share them; gives its exit code."""
+    worker = os.getppid()
+    if not end_with_parent(worker):
+        return 0
     if (slots := int(os.environ.get(SLOTS, "0"))) == 0:
-        return supervise({})
+        return supervise({}, worker)
     with slot(Path(os.environ["PREFECT_HOME"]), slots) as place:
         devices = gpus()
-        return supervise({"CUDA_VISIBLE_DEVICES": ",".join(share(devices, slots, place))} if devices else {})
+        return supervise({"CUDA_VISIBLE_DEVICES": ",".join(share(devices, slots, place))} if devices else {}, worker)
 
 
-def supervise(settings: dict[str, str]) -> int:
-    """Runs the engine with these variables; its exit code, 0 where its end was asked for."""
-    parent = os.getppid()
+def supervise(settings: dict[str, str], parent: int) -> int:
+    """Runs the engine with these variables; its exit code, 0 where its end was asked for or the parent is gone."""
     asked = False
     kernel = ctypes.CDLL(None)
 
@@ -41,7 +43,7 @@ def supervise(settings: dict[str, str]) -> int:
         kernel.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
     engine = subprocess.Popen(
-        [sys.executable, "-m", "prefect.engine"],
+        [sys.executable, "-P", "-m", "prefect.engine"],
         env=os.environ | settings,
         start_new_session=True,
         preexec_fn=die_with_parent,  # noqa: PLW1509 - there is one thread
@@ -54,7 +56,7 @@ def supervise(settings: dict[str, str]) -> int:
     def ask(number: int, frame: FrameType | None) -> None:
         nonlocal asked
         asked = True
-        engine.send_signal(signal.SIGTERM)
+        os.kill(engine.pid, signal.SIGTERM)  # the process object would reap it, and its number could be another's
         signal.alarm(GRACE)
 
     signal.signal(signal.SIGALRM, end)

@@ -53,7 +53,7 @@ def serve(told: Told, host: str, port: int, say: Callable[[str], None]) -> None:
         processes = []
         if configured := os.environ.get("PREFECT_API_URL"):
             wait_until_it_answers(configured, None, CONFIGURED_LIMIT)
-            url = configured
+            claimed(url := configured, True)
         else:
             check_host(host)
             port = free_port(host, port)
@@ -124,7 +124,7 @@ def _worker(home: Path, told: Told) -> Iterator["subprocess.Popen[bytes]"]:
     environment = WORKER_SETTINGS | {k: v for k, v in os.environ.items() if k != "PREFECT_LOGGING_LEVEL"}
     with (home / "worker.log").open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "flows.worker", str(os.getpid()), str(writes), told.model_dump_json()],
+            [sys.executable, "-P", "-m", "flows.worker", str(os.getpid()), str(writes), told.model_dump_json()],
             env=environment,
             pass_fds=(writes,),
             stdin=subprocess.DEVNULL,

@@ -35,7 +35,7 @@ EMBEDDED = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFEC
 def prefect_environment(artifacts: Path) -> None:
     """Settings that must stand before Prefect is imported; whatever the user has set stays."""
     home = Path(os.environ.setdefault("PREFECT_HOME", str((artifacts / ".prefect").resolve())))
-    home.mkdir(parents=True, exist_ok=True)
+    home.mkdir(mode=0o700, parents=True, exist_ok=True)  # the database holds blocks, and the key to their secrets
     for name, value in {
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "DO_NOT_TRACK": "1",
@@ -119,7 +119,7 @@ def running_server(artifacts: Path) -> Iterator[str]:
 @contextmanager
 def start_server(host: str, port: int, settings: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
     """Runs Prefect's server in a process of its own, which ends with this one, however that ends."""
-    command = [sys.executable, "-m", "flows.server", host, str(port), str(os.getpid())]
+    command = [sys.executable, "-P", "-m", "flows.server", host, str(port), str(os.getpid())]
     with (Path(os.environ["PREFECT_HOME"]) / "server.log").open("wb") as log:
         process = subprocess.Popen(command, env=os.environ | settings, stdout=log, stderr=log)
     try:
