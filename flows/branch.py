@@ -16,7 +16,7 @@ from flows.runs import History, open_run
 from stages.contract.commit import new_folder, write_text
 from stages.contract.digest import file_digest
 from stages.contract.errors import ArtifactError, ConfigError
-from stages.contract.manifest import read_manifest
+from stages.contract.manifest import read_manifest, stage_folders
 from stages.contract.paths import MANIFEST, RunPaths
 from stages.contract.pruned import PRUNED
 
@@ -88,8 +88,8 @@ def fork(
             overrides=dict(overrides),
             when=datetime.now(UTC).isoformat("T", "seconds"),
             manifests={
-                path.relative_to(folder).as_posix(): file_digest(path)
-                for path in sorted(folder.glob(f"iterations/*/*/{MANIFEST}"))
+                (path / MANIFEST).relative_to(folder).as_posix(): file_digest(path / MANIFEST)
+                for path in stage_folders(folder / "iterations")
             },
         )
         write_text(RunPaths(folder).fork, record.model_dump_json(indent=1))
@@ -119,9 +119,9 @@ def _check_whole(paths: RunPaths, config: RunConfig, at: int) -> None:
 def _shared(paths: RunPaths, at: int) -> Iterator[Path]:
     """The files of the stages of iterations 0 to `at`: the manifests, and what they name as far as it is there."""
     history = History(paths)
-    for path in sorted(paths.iterations.glob(f"[0-9]*/*/{MANIFEST}")):
-        k, folder = int(path.parts[-3]), path.parent
-        if k > at or folder.name.startswith(".") or (manifest := history.manifest(k, folder.name)) is None:
+    for folder in stage_folders(paths.iterations):
+        k = int(folder.parent.name)
+        if k > at or (manifest := history.manifest(k, folder.name)) is None:
             continue
         names = [*manifest.outputs, PRUNED, MANIFEST]
         yield from (folder / name for name in names if (folder / name).is_file())
@@ -129,7 +129,7 @@ def _shared(paths: RunPaths, at: int) -> Iterator[Path]:
 
 def _copy_data(paths: RunPaths, new: RunPaths) -> None:
     """Copies the files of prompts that shared iterations took up: they are the user's, who may write into them."""
-    made = [read_manifest(path.parent) for path in new.iterations.glob(f"[0-9]*/prompts/{MANIFEST}")]
+    made = [read_manifest(path) for path in stage_folders(new.iterations) if path.name == "prompts"]
     inside = f"{paths.relative(paths.data)}/"
     for name in {name for manifest in made if manifest for name in manifest.inputs if name.startswith(inside)}:
         if (paths.root / name).is_file():

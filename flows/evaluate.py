@@ -55,11 +55,11 @@ def _policies(paths: RunPaths, first: int | None, last: int | None) -> list[int]
     Raises:
         ConfigError: one of them has no policy, or the last comes before the first.
     """
-    start = chosen(paths, "*/update/manifest.json", first, "policy")
+    start = chosen(paths, "update/manifest.json", first, "policy")
     end = start if last is None else last
     if end < start:
         raise ConfigError(f"last is {end}: an iteration from {start} on, the first one, is wanted")
-    return [chosen(paths, "*/update/manifest.json", k, "policy") for k in range(start, end + 1)]
+    return [chosen(paths, "update/manifest.json", k, "policy") for k in range(start, end + 1)]
 
 
 def _told(history: History, k: int) -> str:

@@ -26,7 +26,7 @@ def proved_policy(paths: RunPaths, iteration: int | None) -> tuple[int, list[Pat
         ConfigError: no policy of that iteration; says of which there are.
         ArtifactError: a file or the manifest is missing or damaged.
     """
-    k = chosen(paths, "*/update/manifest.json", iteration, "policy")
+    k = chosen(paths, "update/manifest.json", iteration, "policy")
     made_by = paths.stage(k, "update")
     manifest = read_manifest(made_by)
     assert manifest is not None, "it was listed"

@@ -6,7 +6,8 @@ from flows import progress
 from flows.config import RunConfig
 from flows.runs import History
 from flows.tasks import run_stage
-from stages.contract.paths import RunPaths
+from stages.contract.manifest import stage_folders
+from stages.contract.paths import MANIFEST, RunPaths
 from stages.prompts.added import new_files
 
 
@@ -42,5 +43,6 @@ def take_up(paths: RunPaths, config: RunConfig) -> TakenUp:
 
 def next_to_draw(paths: RunPaths) -> int:
     """The first iteration for which neither completions have been drawn nor prompts been added, after all that have."""
-    drawn = [*paths.iterations.glob("[0-9]*/sample/manifest.json"), *paths.iterations.glob("[0-9]*/prompts")]
-    return 1 + max((int(path.relative_to(paths.iterations).parts[0]) for path in drawn), default=0)
+    folders = stage_folders(paths.iterations)
+    drawn = [f for f in folders if f.name == "prompts" or (f.name == "sample" and (f / MANIFEST).is_file())]
+    return 1 + max((int(folder.parent.name) for folder in drawn), default=0)

@@ -11,6 +11,7 @@ from flows.summary import iteration_metrics
 from stages.contract import tables
 from stages.contract.columns import ADVANTAGES, KEY, ROLLOUTS, SCORES
 from stages.contract.errors import ArtifactError, ConfigError
+from stages.contract.manifest import stage_folders
 from stages.contract.paths import RunPaths
 
 TABLES = {
@@ -69,7 +70,7 @@ def completions(
     Raises:
         ConfigError: no such iteration or prompt.
     """
-    k = chosen(paths, "*/score/scores.parquet", iteration, "scores")
+    k = chosen(paths, "score/scores.parquet", iteration, "scores")
     rollouts = tables.read(paths.stage(k, "sample") / "rollouts.parquet", ROLLOUTS)
     scores = tables.read(paths.stage(k, "score") / "scores.parquet", SCORES).drop("reference_logprobs", "values")
     rows = tables.join(rollouts, scores, f"rollouts and scores of iteration {k}")
@@ -97,12 +98,13 @@ def sql(paths: RunPaths, query: str) -> pl.DataFrame:
     Raises:
         ConfigError: the query cannot be run; says why and which tables there are.
     """
-    frames = {}
+    frames, folders = {}, stage_folders(paths.iterations)
     for name, place in TABLES.items():
-        files = sorted(paths.iterations.glob(f"*/{place}"))
+        files = [folder.parent / place for folder in folders if folder.name == place.split("/")[0]]
         parts = [
             pl.scan_parquet(file).select(pl.lit(int(file.parts[-3]), dtype=pl.Int32).alias("iteration"), pl.all())
             for file in files
+            if file.is_file()
         ]
         if parts:
             frames[name] = pl.concat(parts, how="diagonal")

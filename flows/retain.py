@@ -12,6 +12,7 @@ from flows.resume import made_by
 from flows.runs import History
 from stages.contract.commit import sync
 from stages.contract.errors import ArtifactError
+from stages.contract.manifest import stage_folders
 from stages.contract.paths import RunPaths
 from stages.contract.pruned import note_pruned
 
@@ -119,8 +120,8 @@ def _needed(history: History, config: RunConfig, k: int) -> set[int]:
     """Iterations whose update is read by iteration `k` as configured, or was by a stage of it or of a later one."""
     read = needed_by(history.paths, history.config(k, config), k)
     needed = {int(path.relative_to(history.paths.iterations).parts[0]) for path in read}
-    for j in range(k, history.last() + 1):
-        for folder in history.paths.iteration(j).glob("[a-z]*"):
+    for folder in stage_folders(history.paths.iterations):
+        if (j := int(folder.parent.name)) >= k:
             manifest = history.manifest(j, folder.name)
             makers = [made_by(name) for name in (manifest.inputs if manifest else ())]
             needed |= {made[0] for made in makers if made is not None and made[1] == "update"}

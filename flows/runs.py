@@ -12,8 +12,8 @@ from stages.contract.commit import aside, finish, write_text
 from stages.contract.digest import names_digest
 from stages.contract.errors import ArtifactError, ConfigError, VersionError
 from stages.contract.lock import run_lock
-from stages.contract.manifest import Manifest, read_manifest
-from stages.contract.paths import RunPaths
+from stages.contract.manifest import Manifest, read_manifest, stage_folders
+from stages.contract.paths import MANIFEST, RunPaths
 from stages.contract.pruned import pruned
 from stages.contract.storage import storage_errors
 
@@ -56,7 +56,7 @@ def check_same(paths: RunPaths, config: RunConfig) -> bool:
     if not paths.config.is_file() or not _has_stages(paths):
         return False
     _, old = open_run(paths.root.parent, paths.root.name)
-    folders = [path.parts[-3:-1] for path in paths.iterations.glob("*/*/manifest.json")]
+    folders = [path.parts[-2:] for path in stage_folders(paths.iterations) if (path / MANIFEST).is_file()]
     done = {"seed"} | {"warmstart" if (k, place) == ("0000", "update") else place for k, place in folders}
     if done & {"score", "update"}:
         done.add("critic")
@@ -134,14 +134,16 @@ def chosen(paths: RunPaths, made: str, iteration: int | None, what: str) -> int:
 
     Args:
         paths: the run.
-        made: the pattern of the file that shows it, below the folder of iterations.
+        made: the file that shows it, by its name in an iteration.
         iteration: None takes the last one.
         what: what it is called.
 
     Raises:
         ConfigError: it was not made in that iteration, or in none.
     """
-    done = sorted(int(path.parts[-3]) for path in paths.iterations.glob(made))
+    place, name = made.split("/")
+    folders = [folder for folder in stage_folders(paths.iterations) if folder.name == place]
+    done = [int(folder.parent.name) for folder in folders if (folder / name).is_file()]
     if not done:
         raise ConfigError(f"{paths.root}: there is no {what} yet")
     if iteration is not None and iteration not in done:
@@ -161,7 +163,7 @@ def ranges(numbers: list[int]) -> str:
 
 
 def _has_stages(paths: RunPaths) -> bool:
-    return any(paths.iterations.glob("*/*/manifest.json"))
+    return any((folder / MANIFEST).is_file() for folder in stage_folders(paths.iterations))
 
 
 @dataclass
@@ -222,5 +224,5 @@ class History:
 
     def last(self) -> int:
         """The last iteration of which a stage was done; 0 where there is none."""
-        found = self.paths.iterations.glob("[0-9]*/*/manifest.json")
-        return max((int(path.parts[-3]) for path in found), default=0)
+        found = reversed(stage_folders(self.paths.iterations))
+        return next((int(folder.parent.name) for folder in found if (folder / MANIFEST).is_file()), 0)

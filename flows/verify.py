@@ -11,7 +11,7 @@ from flows.runs import History
 from stages.contract.commit import aside
 from stages.contract.digest import file_digest
 from stages.contract.errors import ArtifactError, VersionError
-from stages.contract.manifest import FileRecord, Manifest, read_manifest
+from stages.contract.manifest import FileRecord, Manifest, read_manifest, stage_folders
 from stages.contract.paths import MANIFEST, RunPaths
 from stages.contract.pruned import PRUNED, pruned
 
@@ -52,7 +52,7 @@ def verify(paths: RunPaths) -> Verdict:
     history = History(paths)
     manifests: list[Manifest] = []
     problems: list[Problem] = []
-    for folder in sorted(path for path in paths.iterations.glob("[0-9]*/[!.]*") if path.is_dir()):
+    for folder in stage_folders(paths.iterations):
         k, place = int(folder.parent.name), folder.name
         try:
             manifest = read_manifest(folder)

@@ -57,7 +57,7 @@ def promote(
     from flows.runs import chosen, held, open_run
 
     paths, config = open_run(artifacts, run)
-    k = chosen(paths, "*/update/manifest.json", iteration, "policy")
+    k = chosen(paths, "update/manifest.json", iteration, "policy")
     with held(paths, lambda text: console.print(escape(text), highlight=False)):
         before, comparison = promoted(paths), None
         if k == before and not force:

@@ -99,6 +99,16 @@ def read_manifest(folder: Path) -> Manifest | None:
         raise ArtifactError(f"{path}: damaged ({error}); move the folder away and run the stage again") from error
 
 
+def stage_folders(iterations: Path) -> list[Path]:
+    """The folders of stages in place, in order; not what is half made, or was moved aside under another name."""
+    if not iterations.is_dir():
+        return []
+    names = [path.name for path in iterations.iterdir() if path.name.isascii() and path.name.isdecimal()]
+    numbers = sorted(int(name) for name in names if name == f"{int(name):04d}")
+    found = [path for k in numbers for path in sorted((iterations / f"{k:04d}").glob("[!.]*"))]
+    return [path for path in found if path.is_dir()]
+
+
 @functools.cache
 def code_version() -> str:
     """The package's version and a digest of the stages' source, so that an edited checkout is told from a release."""

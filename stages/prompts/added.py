@@ -14,7 +14,7 @@ from stages.contract.columns import PROMPTS
 from stages.contract.config import deciding
 from stages.contract.digest import file_digest
 from stages.contract.errors import DataError
-from stages.contract.manifest import Manifest, read_manifest
+from stages.contract.manifest import Manifest, read_manifest, stage_folders
 from stages.contract.paths import RunPaths
 from stages.contract.workspace import Job, open_stage
 from stages.prompts.config import FileSource, PromptsConfig, ReasoningGymSource
@@ -108,8 +108,8 @@ def _files(folder: Path) -> Iterator[Path]:
 
 
 def _manifests(paths: RunPaths) -> Iterator[Manifest]:
-    for path in sorted(paths.iterations.glob("[0-9]*/prompts/manifest.json")):
-        manifest = read_manifest(path.parent)
+    for folder in stage_folders(paths.iterations):
+        manifest = read_manifest(folder) if folder.name == "prompts" else None
         if manifest is not None and manifest.iteration > 0:
             yield manifest
 
