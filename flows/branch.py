@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from flows.config import RunConfig, apply_overrides, dump_config, make_config
 from flows.needs import missing_for
 from flows.resume import examine
-from flows.runs import History, open_run
+from flows.runs import History, check_inside, open_run
 from stages.contract.commit import new_folder, write_text
 from stages.contract.digest import file_digest
 from stages.contract.errors import ArtifactError, ConfigError
@@ -68,6 +68,7 @@ def fork(
 
     Raises:
         ConfigError: the name is taken, the iteration is not whole, or a setting belongs to what lies before the fork.
+        ArtifactError: a shared file lies outside the run, behind a symbolic link.
     """
     paths, config = open_run(artifacts, run)
     new = RunPaths.named(artifacts, name)
@@ -124,7 +125,9 @@ def _shared(paths: RunPaths, at: int) -> Iterator[Path]:
         if k > at or (manifest := history.manifest(k, folder.name)) is None:
             continue
         names = [*manifest.outputs, PRUNED, MANIFEST]
-        yield from (folder / name for name in names if (folder / name).is_file())
+        for path in (folder / name for name in names if (folder / name).is_file()):
+            check_inside(paths, path)
+            yield path
 
 
 def _copy_data(paths: RunPaths, new: RunPaths) -> None:

@@ -9,7 +9,7 @@ from flows.config import KeepConfig, RunConfig
 from flows.needs import needed_by
 from flows.promotion import promoted
 from flows.resume import made_by
-from flows.runs import History
+from flows.runs import History, check_inside
 from stages.contract.commit import sync
 from stages.contract.errors import ArtifactError
 from stages.contract.manifest import stage_folders
@@ -42,6 +42,9 @@ def plan(paths: RunPaths, config: RunConfig, keep: KeepConfig, unfinished: int) 
         config: the run's configuration.
         keep: the rule.
         unfinished: the first iteration of which a stage is not current.
+
+    Raises:
+        ArtifactError: what would be removed lies outside the run, behind a symbolic link.
     """
     history = History(paths)
     last = _last_whole(history, unfinished - 1)
@@ -61,6 +64,9 @@ def plan(paths: RunPaths, config: RunConfig, keep: KeepConfig, unfinished: int) 
         for folder in sorted((paths.root / "superseded").glob("*/*")):
             names = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
             out.append(Removal(folder, (), _removal(folder, names).size))
+    for removal in out:
+        for name in removal.files or ("",):
+            check_inside(paths, removal.folder / name)
     return out
 
 

@@ -45,6 +45,23 @@ def check_own_folder(paths: RunPaths) -> None:
         raise ConfigError(f"{paths.root}: a symbolic link; a run is a folder of its own: move it here")
 
 
+def link_in(paths: RunPaths, path: Path) -> Path | None:
+    """The first symbolic link on the way from a run's folder to a file in it, which it may be; None for none."""
+    steps = [path, *path.parents]
+    inside = steps[: steps.index(paths.root)]
+    return next((step for step in reversed(inside) if step.is_symlink()), None)
+
+
+def check_inside(paths: RunPaths, path: Path) -> None:
+    """Refuses a file of a run that lies outside it.
+
+    Raises:
+        ArtifactError: a symbolic link leads there.
+    """
+    if (link := link_in(paths, path)) is not None:
+        raise ArtifactError(f"{link}: a symbolic link, and what it leads to is no part of the run: move that here")
+
+
 def check_same(paths: RunPaths, config: RunConfig) -> bool:
     """Whether the run exists already, with a stage done, and what was done is as this configuration wants it.
 

@@ -4,10 +4,10 @@ import json
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from flows.resume import made_by
-from flows.runs import History
+from flows.runs import History, link_in
 from stages.contract.commit import aside
 from stages.contract.digest import file_digest
 from stages.contract.errors import ArtifactError, VersionError
@@ -65,7 +65,7 @@ def verify(paths: RunPaths) -> Verdict:
             problems.append(_problem(paths, k, place, None, folder / MANIFEST, "missing"))
             continue
         manifests.append(manifest)
-        for name, told in _files(folder, manifest.outputs):
+        for name, told in _files(paths, folder, manifest.outputs):
             problems.append(_problem(paths, k, place, manifest, folder / name, told))
         for name, told in _chain(history, manifest):
             problems.append(_problem(paths, k, place, manifest, paths.root / name, told))
@@ -73,7 +73,7 @@ def verify(paths: RunPaths) -> Verdict:
     return Verdict(len(manifests), len(records), sum(record.size for record in records), problems)
 
 
-def _files(folder: Path, outputs: dict[str, FileRecord]) -> Iterator[tuple[str, str]]:
+def _files(paths: RunPaths, folder: Path, outputs: dict[str, FileRecord]) -> Iterator[tuple[str, str]]:
     """What is wrong with a stage's files, by name."""
     removed = pruned(folder)
     owners = {record.digest: name for name, record in outputs.items()}
@@ -81,8 +81,11 @@ def _files(folder: Path, outputs: dict[str, FileRecord]) -> Iterator[tuple[str, 
         path = folder / name
         if name in removed and not path.exists():
             continue
-        if path.is_symlink() or not path.is_file():
-            yield name, "a symbolic link" if path.is_symlink() else "missing"
+        if (link := link_in(paths, path)) is not None:
+            yield name, "a symbolic link" if link == path else f"behind a symbolic link, {paths.relative(link)}"
+            continue
+        if not path.is_file():
+            yield name, "missing"
             continue
         size = path.stat().st_size
         if (digest := file_digest(path)) == record.digest:
@@ -96,9 +99,10 @@ def _files(folder: Path, outputs: dict[str, FileRecord]) -> Iterator[tuple[str, 
         else:
             yield name, "damaged: its content is not what the manifest says"
     known = {MANIFEST, PRUNED, aside(Path(PRUNED)).name, *outputs}
+    known |= {above.as_posix() for name in outputs for above in PurePosixPath(name).parents}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
-        if name not in known and not path.is_dir():
+        if name not in known and (path.is_symlink() or not path.is_dir()):
             yield name, "not listed in the manifest: remove it, or run the stage again"
 
 

@@ -5,9 +5,13 @@ from pathlib import Path
 
 import pytest
 
+from flows.branch import fork
+from flows.config import KeepConfig
 from flows.reading import sql
-from flows.runs import History, chosen
+from flows.retain import plan
+from flows.runs import History, chosen, open_run
 from flows.verify import verify
+from stages.contract.errors import ArtifactError
 from stages.contract.manifest import stage_folders
 from stages.contract.paths import RunPaths
 
@@ -33,3 +37,30 @@ def test_what_stands_aside_counts_for_nothing(paths: RunPaths) -> None:
     assert verify(paths).problems == []
     assert chosen(paths, "update/manifest.json", None, "policy") == 2
     assert sql(paths, "select max(iteration) as k, count(*) as n from scores").row(0) == (2, 36)
+
+
+def test_nothing_behind_a_link_is_proved_removed_or_shared(paths: RunPaths, tmp_path: Path) -> None:
+    outside, policy = tmp_path / "elsewhere", paths.policy(1)
+    policy.rename(outside)
+    policy.symlink_to(outside)
+    names = {path.name for path in outside.iterdir()}
+    problems = verify(paths).problems
+    assert {problem.problem for problem in problems} == {"behind a symbolic link, iterations/0001/update/policy"}
+    assert len(problems) == len(names)
+    config = open_run(paths.root.parent, "old")[1]
+    told = "0001/update/policy: a symbolic link, and what it leads to is no part of the run"
+    with pytest.raises(ArtifactError, match=told):
+        plan(paths, config, KeepConfig(last=1, best=0), 3)
+    with pytest.raises(ArtifactError, match=told):
+        fork(paths.root.parent, "old", 1, "child", {}, print)
+    assert {path.name for path in outside.iterdir()} == names
+    assert {path.name for path in paths.root.parent.iterdir()} == {"old"}
+
+
+def test_what_reruns_replaced_is_not_removed_behind_a_link(paths: RunPaths, tmp_path: Path) -> None:
+    outside = tmp_path / "elsewhere"
+    shutil.copytree(paths.iteration(1), outside)
+    (paths.root / "superseded").mkdir()
+    (paths.root / "superseded" / "0001").symlink_to(outside)
+    with pytest.raises(ArtifactError, match="superseded/0001: a symbolic link"):
+        plan(paths, open_run(paths.root.parent, "old")[1], KeepConfig(superseded=False), 3)
