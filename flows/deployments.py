@@ -9,9 +9,10 @@ from typing import Any
 from uuid import UUID
 
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import DeploymentScheduleCreate
+from prefect.client.schemas.schedules import CronSchedule
 from prefect.deployments.runner import RunnerDeployment
 from prefect.flows import Flow
-from prefect.schedules import Cron, Schedule
 from prefect.types.entrypoint import EntrypointType
 
 from flows.automations import apply, crash_rules
@@ -20,6 +21,7 @@ from flows.fork import fork
 from flows.forms import shaped
 from flows.nightly import nightly
 from flows.nights import NightSchedule
+from flows.publish import key_of
 from flows.stage import stage
 from flows.train import train
 from stages.contract.errors import ConfigError
@@ -40,24 +42,15 @@ class Offer:
     description: str
     parameters: dict[str, Any] = field(default_factory=dict)
     """What the form holds before it is filled in, where that is not the flow's own default."""
-    schedules: Sequence[Schedule] = ()
 
 
-def offers(nights: Sequence[NightSchedule] = ()) -> list[Offer]:
-    """All that is offered, in the order of a run's life; `nights` says of which runs one begins by itself, and when."""
-    schedules = [
-        Cron(night.cron, timezone=night.timezone, parameters={"run": night.run, "timezone": night.timezone})
-        for night in nights
-    ]
+def offers() -> list[Offer]:
+    """All that is offered, in the order of a run's life."""
     return [
         Offer(train, "Trains a run from a configuration, or goes on with it from the last stage in place."),
         Offer(stage, "Runs one stage of one iteration again, as configured or with changed settings."),
         Offer(evaluate, "Measures policies of a run on its held-out prompts, as configured or with changed settings."),
-        Offer(
-            nightly,
-            "Goes on with a run for a night, and promotes its policy if it is better beyond noise.",
-            schedules=schedules,
-        ),
+        Offer(nightly, "Goes on with a run for a night, and promotes its policy if it is better beyond noise."),
         Offer(fork, "Makes a run that shares another one's earlier iterations, and goes on from there."),
     ]
 
@@ -71,19 +64,38 @@ def register(
         pool: the work pool that runs them.
         configs: what the parameter `config` is chosen from.
         job_variables: what the pool's worker is told beside its own defaults.
-        nights: when nights begin; none leaves alone what is scheduled already.
+        nights: when nights begin; what is scheduled already is left as it is.
 
     Returns:
         The deployments' ids by the flows' names.
     """
     made = {}
-    for offer in offers(nights):
+    for offer in offers():
         deployment = _deployment(offer, pool, job_variables)
         _shape_form(deployment, configs)
         identity = deployment.apply()
         assert isinstance(identity, UUID)  # not a coroutine: this is no event loop's thread
         made[offer.flow.name] = identity
+    _add(made[nightly.name], [schedule_of(night) for night in nights])
     return made
+
+
+def schedule_of(night: NightSchedule) -> DeploymentScheduleCreate:
+    """The schedule of a run's nights, known by its slug."""
+    return DeploymentScheduleCreate(
+        schedule=CronSchedule(cron=night.cron, timezone=night.timezone),
+        parameters={"run": night.run, "timezone": night.timezone},
+        slug=key_of(night.run, "night"),
+    )
+
+
+def _add(deployment: UUID, wanted: Sequence[DeploymentScheduleCreate]) -> None:
+    """Adds the schedules that are not there; one that is stays as it was left in the UI, paused or at another time."""
+    with get_client(sync_client=True) as client:
+        there = {found.slug for found in client.read_deployment_schedules(deployment)}
+        missing = {schedule.slug: schedule for schedule in wanted if schedule.slug not in there}
+        if missing:
+            client.create_deployment_schedules(deployment, list(missing.values()))
 
 
 def process_variables(folder: Path, artifacts: Path, variables: dict[str, str]) -> dict[str, Any]:
@@ -106,14 +118,12 @@ def _deployment(offer: Offer, pool: str, job_variables: dict[str, Any]) -> Runne
         name=offer.flow.name,
         description=offer.description,
         parameters=offer.parameters,
-        schedules=list(offer.schedules) or None,
         work_pool_name=pool,
         job_variables=job_variables,
         entrypoint_type=EntrypointType.MODULE_PATH,
     )
     assert isinstance(made, RunnerDeployment)  # no coroutine either
-    if not offer.schedules:
-        made.model_fields_set.discard("schedules")  # sent, an empty list would remove those made in the UI
+    made.model_fields_set.discard("schedules")  # sent, an empty list would remove those that are there
     return made
 
 

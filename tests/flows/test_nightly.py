@@ -254,13 +254,13 @@ def test_time_zones_know_summer_time_and_one_that_does_not_exist_is_told() -> No
 def test_a_schedule_keeps_its_hour_through_summer_time_and_names_its_run() -> None:
     from prefect.server.schemas.schedules import CronSchedule
 
-    from flows.deployments import offers
+    from flows.deployments import schedule_of
     from flows.nights import NightSchedule
 
     told = NightSchedule(run="quickstart", cron="0 2 * * *", timezone="Europe/Berlin")
-    (schedule,) = next(offer.schedules for offer in offers([told]) if offer.flow.name == "nightly")
+    schedule = schedule_of(told)
     assert schedule.parameters == {"run": "quickstart", "timezone": "Europe/Berlin"}
-    times = CronSchedule(cron=schedule.cron, timezone=schedule.timezone)
+    times = CronSchedule(**schedule.schedule.model_dump())
     dates = asyncio.run(times.get_dates(3, start=datetime(2026, 10, 24, tzinfo=UTC)))
     assert [date.astimezone(zone("Europe/Berlin")).hour for date in dates] == [2, 2, 2]
     assert [date.astimezone(UTC).hour for date in dates] == [0, 0, 1]  # the clocks go back in the second night

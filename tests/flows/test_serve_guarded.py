@@ -163,7 +163,8 @@ def again(guarded, folder, variables):
     """`grpo serve` once more, after the first one was killed with two runs at work; and these runs."""
     nightly = guarded.api("GET", "/deployments/name/nightly/nightly")["id"]
     cron = {"schedule": {"cron": "0 4 * * *", "timezone": "UTC"}, "active": True, "parameters": {"run": "small"}}
-    guarded.api("POST", f"/deployments/{nightly}/schedules", [cron])
+    paused = {"schedule": {"cron": "0 5 * * *", "timezone": "UTC"}, "active": False, "slug": "small-night"}
+    guarded.api("POST", f"/deployments/{nightly}/schedules", [cron, paused])
     settings = {"config": "configs/small.yaml", "iterations": 3}
     runs = [guarded.start("train", run=name, **settings) for name in ("left", "right")]
     for name in ("left", "right"):
@@ -174,7 +175,8 @@ def again(guarded, folder, variables):
     assert sum("prefect.engine" in command_line(pid) for pid in tree) == 2
     guarded.process.send_signal(signal.SIGKILL)
     eventually(lambda: not any(map(alive, tree)), 30, lambda: str([command_line(pid) for pid in tree if alive(pid)]))
-    with serving(folder, "--slots", "2", "--notifications", "tell.yaml", **variables) as server:
+    options = ("--slots", "2", "--notifications", "tell.yaml", "--nights", "small", "--nights", "left")
+    with serving(folder, *options, **variables) as server:
         server.auth = ("me", "secret")
         yield server, runs
 
@@ -186,9 +188,15 @@ def test_killed_with_all_it_runs_it_goes_on_when_it_is_started_again(again):
         assert server.api("GET", f"/flow_runs/{run}")["run_count"] == 2
 
 
-def test_a_schedule_that_was_made_in_the_ui_is_still_there(again):
-    [schedule] = again[0].api("GET", "/deployments/name/nightly/nightly")["schedules"]
-    assert schedule["schedule"]["cron"] == "0 4 * * *"
+def test_schedules_stay_as_they_were_left_in_the_ui_and_those_that_are_missing_are_added(again):
+    schedules = again[0].api("GET", "/deployments/name/nightly/nightly")["schedules"]
+    there = {(found["slug"], found["schedule"]["cron"], found["active"]) for found in schedules}
+    assert len(schedules) == 3
+    assert there == {
+        (None, "0 4 * * *", True),
+        ("small-night", "0 5 * * *", False),
+        ("left-night", "0 2 * * *", True),
+    }
 
 
 def test_deployments_on_a_pool_of_ones_own(again):
