@@ -196,7 +196,7 @@ class _Desk:
         if new == old:
             self.put(promoted=False, why=f"there is no policy after the promoted one, that of iteration {old}")
             return
-        if (found := promotion(self._paths)) and found.policy != History(self._paths).policy_digest(old):
+        if (found := promotion(self._paths)) and not History(self._paths).has_policy(old, found.policy):
             self.put(told=(*self.night.told, f"the policy of iteration {old} was made again after it was promoted"))
         for k in (old, new):
             self._measure(k)

@@ -64,7 +64,7 @@ def proved_promoted(paths: RunPaths) -> int:
     name = paths.root.name
     if (found := promotion(paths)) is None:
         raise ConfigError(f"nothing of {name} has been promoted; a night does, or `grpo promote {name}`")
-    if History(paths).policy_digest(found.iteration) != found.policy:
+    if not History(paths).has_policy(found.iteration, found.policy):
         raise ArtifactError(
             f"the policy of iteration {found.iteration} was made again after it was promoted, and is another one now; "
             f"look at it, then `grpo promote {name} --iteration {found.iteration} --force`"

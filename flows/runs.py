@@ -9,11 +9,11 @@ from pathlib import Path
 
 from flows.config import RunConfig, differences, dump_config, make_config, read_yaml
 from stages.contract.commit import aside, finish, write_text
-from stages.contract.digest import names_digest
 from stages.contract.errors import ArtifactError, ConfigError, VersionError
 from stages.contract.lock import run_lock
 from stages.contract.manifest import Manifest, read_manifest, stage_folders
 from stages.contract.paths import MANIFEST, RunPaths
+from stages.contract.policy import adapter_digest, recorded_policy
 from stages.contract.pruned import pruned
 from stages.contract.storage import storage_errors
 
@@ -232,12 +232,17 @@ class History:
         return sorted(name for name in pruned(folder) if not (folder / name).is_file())
 
     def policy_digest(self, k: int) -> str | None:
-        """The digest of iteration k's policy, by its maker's manifest; None where there is none."""
+        """The digest of iteration k's policy and an adapter's base, by manifests; None where there is no policy."""
         manifest = self.manifest(k, "update")
         if manifest is None:
             return None
-        files = {name: record.digest for name, record in manifest.outputs.items() if name.startswith("policy/")}
-        return names_digest({name.removeprefix("policy/"): digest for name, digest in files.items()})
+        start = self.manifest(0, "update")
+        return recorded_policy(manifest.outputs, start.outputs if start else {})
+
+    def has_policy(self, k: int, digest: str) -> bool:
+        """Whether iteration k's policy has this digest; older promotions name an adapter without its base."""
+        manifest = self.manifest(k, "update")
+        return manifest is not None and digest in {self.policy_digest(k), adapter_digest(manifest.outputs)}
 
     def last(self) -> int:
         """The last iteration of which a stage was done; 0 where there is none."""
