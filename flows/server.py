@@ -2,6 +2,7 @@
 
 import base64
 import ctypes
+import json
 import os
 import shutil
 import signal
@@ -188,10 +189,11 @@ def wait_until_it_answers(url: str, process: subprocess.Popen[bytes] | None, lim
     deadline = time.monotonic() + limit
     while time.monotonic() < deadline:
         try:
-            with urllib.request.urlopen(_question(url), timeout=5):
-                return
-        except urllib.error.HTTPError as answer:
-            if answer.code in {401, 403}:
+            with urllib.request.urlopen(_question(url), timeout=5) as answer:
+                json.load(answer)  # where it is a page, the address is the UI's
+            return
+        except urllib.error.HTTPError as refusal:
+            if refusal.code in {401, 403}:
                 raise GrpoError(
                     f"the Prefect server at {url} wants a password; {PASSWORD} has to be user:password"
                 ) from None

@@ -7,11 +7,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from stages.contract.errors import GrpoError
-
-WAIT = 30
-"""Seconds in which a place has to become free: the run before may still be ending."""
-
 
 def gpus() -> list[str]:
     """The GPUs that CUDA would show here, by what names them in CUDA_VISIBLE_DEVICES."""
@@ -29,13 +24,11 @@ def share(devices: Sequence[str], slots: int, slot: int) -> list[str]:
 
 @contextmanager
 def slot(folder: Path, slots: int) -> Iterator[int]:
-    """Takes the first of `slots` places that is free, until this process ends or the block does.
+    """Waits for one of `slots` places, and holds it until this process ends or the block does.
 
-    Raises:
-        GrpoError: all stay taken.
+    The server lets no more runs begin than there are places, but one that it believes to be gone may still be ending.
     """
-    deadline = time.monotonic() + WAIT
-    while time.monotonic() < deadline:
+    while True:
         for number in range(slots):
             with (folder / f"slot-{number}.lock").open("a") as file:
                 try:
@@ -45,4 +38,3 @@ def slot(folder: Path, slots: int) -> Iterator[int]:
                 yield number
                 return
         time.sleep(0.1)
-    raise GrpoError(f"all {slots} places for runs are taken by processes that do not end")

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 import yaml
@@ -132,6 +134,24 @@ def test_a_configured_server_that_does_not_answer_is_named(tmp_path, monkeypatch
         pytest.raises(GrpoError, match=r"127\.0\.0\.1:9/api has not answered for 1 s"),
     ):
         wait()
+
+
+def test_the_address_of_a_page_is_no_server(tmp_path, monkeypatch):
+    class Page(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"<!doctype html>")
+
+        def log_message(self, *_):
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Page) as page:
+        threading.Thread(target=page.handle_request, daemon=True).start()
+        monkeypatch.setenv("PREFECT_API_URL", f"http://127.0.0.1:{page.server_port}")
+        monkeypatch.setenv("PREFECT_HOME", str(tmp_path))
+        with prefect_server(tmp_path) as wait, pytest.raises(GrpoError, match="it has to look like http"):
+            wait()
 
 
 def test_stages_and_runs_that_do_not_exist(small_folder):
