@@ -26,13 +26,20 @@ def open_run(artifacts: Path, name: str) -> tuple[RunPaths, RunConfig]:
 
     Raises:
         ConfigError: there is none of that name; says which there are.
+        VersionError: newer code wrote it.
     """
     paths = RunPaths.named(artifacts, name)
     check_own_folder(paths)
     if not paths.config.is_file():
-        there = sorted(path.parent.name for path in artifacts.glob("*/run.yaml"))
+        there = sorted(path.parent.name for path in artifacts.glob("[!.]*/run.yaml"))
         raise ConfigError(f"no run {name!r} in {artifacts}; there are: {', '.join(there) or 'none'}")
-    return paths, read_config_file(paths.config)
+    try:
+        return paths, read_config_file(paths.config)
+    except ConfigError:
+        history = History(paths)
+        for folder in stage_folders(paths.iterations):  # a manifest of newer code tells why, by a VersionError
+            history.manifest(int(folder.parent.name), folder.name)
+        raise
 
 
 def check_own_folder(paths: RunPaths) -> None:

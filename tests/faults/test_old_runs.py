@@ -14,7 +14,7 @@ from flows.runs import History, open_run
 from flows.verify import verify
 from stages.contract import tables
 from stages.contract.columns import SCORES
-from stages.contract.errors import VersionError
+from stages.contract.errors import ConfigError, VersionError
 from stages.contract.manifest import VERSION, read_manifest
 from stages.contract.paths import RunPaths
 from tests.flows.conftest import run_grpo
@@ -84,3 +84,14 @@ def test_a_run_of_a_newer_version_is_refused_by_name_and_left_alone(tmp_path: Pa
     assert "update grpo-flows" in done.stderr
     assert "Traceback" not in done.stdout + done.stderr
     assert not (paths.root / "superseded").exists()
+
+
+def test_a_newer_run_is_refused_by_name_also_where_its_configuration_has_an_unknown_field(tmp_path: Path) -> None:
+    paths = kept("version2", tmp_path)
+    paths.config.write_text(paths.config.read_text() + "later: 1\n")
+    with pytest.raises(ConfigError, match="later"):
+        open_run(paths.root.parent, "old")
+    manifest = paths.stage(2, "score") / "manifest.json"
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"version": VERSION + 1}))
+    with pytest.raises(VersionError, match=f"has version {VERSION + 1}, .*: update grpo-flows"):
+        open_run(paths.root.parent, "old")
