@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from flows.config import RunConfig, apply_overrides, dump_config, make_config
-from flows.needs import missing_for
+from flows.needs import missing_for, never_made_for
 from flows.resume import examine
 from flows.runs import History, check_inside, open_run
 from stages.contract.commit import new_folder, write_text
@@ -18,6 +18,7 @@ from stages.contract.digest import file_digest
 from stages.contract.errors import ArtifactError, ConfigError
 from stages.contract.manifest import read_manifest, stage_folders
 from stages.contract.paths import MANIFEST, RunPaths
+from stages.contract.policy import ADAPTER_CONFIG
 from stages.contract.pruned import PRUNED
 
 BEFORE = ("run", "prompts", "warmstart", "convention")
@@ -78,6 +79,7 @@ def fork(
         raise ConfigError(f"--set {early[0]}: decides what lies before the fork; train a new run with `grpo train`")
     wanted = make_config(apply_overrides(config.model_dump(mode="json"), overrides) | {"run": name}, "--set")
     _check_whole(paths, config, at)
+    _check_goes_on(paths, wanted, at, run)
     with new_folder(new.root) as folder:
         copied = sum(not link(source, folder / source.relative_to(paths.root)) for source in _shared(paths, at))
         _copy_data(paths, RunPaths(folder))
@@ -115,6 +117,22 @@ def _check_whole(paths: RunPaths, config: RunConfig, at: int) -> None:
             )
     if gone := missing_for(history, config, at + 1):
         raise ConfigError(f"{run} cannot be forked at iteration {at}: the retention rule `keep` removed {gone[0]}")
+
+
+def _check_goes_on(paths: RunPaths, wanted: RunConfig, at: int, run: str) -> None:
+    """Checks that the settings of the fork want nothing that the shared iterations were configured without."""
+    history = History(paths)
+    if gone := never_made_for(history, wanted, at + 1):
+        raise ConfigError(
+            f"{run} cannot be forked at iteration {at} with these settings: iteration {at + 1} would go on from "
+            f"{gone[0]}, which was never made; such a setting has to hold from the first iteration on: fork --at 0"
+        )
+    made = history.manifest(at, "update")
+    if wanted.update.lora is None and made is not None and f"policy/{ADAPTER_CONFIG}" in made.outputs:
+        raise ConfigError(
+            f"{run} cannot be forked at iteration {at} with update.lora=null: its policy is an adapter; "
+            "such a setting has to hold from the first iteration on: fork --at 0"
+        )
 
 
 def _shared(paths: RunPaths, at: int) -> Iterator[Path]:

@@ -5,7 +5,9 @@ from pathlib import Path
 from flows.config import RunConfig
 from flows.resume import examine
 from flows.runs import History
+from stages.advantage.config import goes_on
 from stages.contract.paths import RunPaths
+from stages.contract.policy import ADAPTER_CONFIG
 from stages.score.config import AverageReference, RefreshedReference
 
 
@@ -38,6 +40,24 @@ def missing_for(history: History, config: RunConfig, k: int) -> list[str]:
         removed = history.pruned(int(folder.parent.name), folder.name)
         if any(name == inside or name.startswith(f"{inside}/") for name in removed):
             gone.append(history.paths.relative(path))
+    return gone
+
+
+def never_made_for(history: History, config: RunConfig, k: int) -> list[str]:
+    """What iteration `k`, so configured, would go on from and the ones before it were configured without."""
+    paths, gone = history.paths, []
+    needed = needed_by(paths, config, k)
+    if k > 1 and goes_on(config.advantage):
+        needed.append(paths.stage(k - 1, "advantage") / "state.parquet")
+    if k > 1 and config.update.lora is not None:
+        needed.append(paths.policy(k - 1) / ADAPTER_CONFIG)
+    for path in needed:
+        folder = paths.stage_of(path)
+        assert folder is not None
+        manifest = history.manifest(int(folder.parent.name), folder.name)
+        inside = path.relative_to(folder).as_posix()
+        if not any(name == inside or name.startswith(f"{inside}/") for name in (manifest.outputs if manifest else ())):
+            gone.append(paths.relative(path))
     return gone
 
 

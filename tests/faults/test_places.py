@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,7 +12,7 @@ from flows.reading import sql
 from flows.retain import plan
 from flows.runs import History, chosen, open_run
 from flows.verify import verify
-from stages.contract.errors import ArtifactError
+from stages.contract.errors import ArtifactError, ConfigError
 from stages.contract.manifest import stage_folders
 from stages.contract.paths import RunPaths
 
@@ -64,3 +65,23 @@ def test_what_reruns_replaced_is_not_removed_behind_a_link(paths: RunPaths, tmp_
     (paths.root / "superseded" / "0001").symlink_to(outside)
     with pytest.raises(ArtifactError, match="superseded/0001: a symbolic link"):
         plan(paths, open_run(paths.root.parent, "old")[1], KeepConfig(superseded=False), 3)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        ({"update.lora": {"rank": 4, "alpha": 8}}, "0001/update/policy/adapter_config.json, which was never made"),
+        ({"update.average": {"decay": 0.9}}, "0001/update/average, which was never made"),
+        (
+            {"advantage": {"type": "reinforce", "baseline": "running"}},
+            "0001/advantage/state.parquet, which was never made",
+        ),
+    ],
+)
+def test_a_fork_that_wants_what_was_never_made_is_refused_at_once(
+    paths: RunPaths, overrides: dict[str, Any], told: str
+) -> None:
+    with pytest.raises(ConfigError, match=told):
+        fork(paths.root.parent, "old", 1, "child", overrides, print)
+    fork(paths.root.parent, "old", 0, "child", overrides, print)
+    fork(paths.root.parent, "old", 1, "plain", {"update.epochs": 3}, print)
