@@ -3,6 +3,7 @@
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from flows.runs import History, check_inside, open_run
 from stages.contract.commit import new_folder, write_text
 from stages.contract.digest import file_digest
 from stages.contract.errors import ArtifactError, ConfigError
+from stages.contract.lock import folder_lock
 from stages.contract.manifest import read_manifest, stage_folders
 from stages.contract.paths import MANIFEST, RunPaths
 from stages.contract.policy import ADAPTER_CONFIG
@@ -72,6 +74,7 @@ def fork(
         ArtifactError: a shared file lies outside the run, behind a symbolic link.
     """
     paths, config = open_run(artifacts, run)
+    clear_left(artifacts)
     new = RunPaths.named(artifacts, name)
     if new.root.exists():
         raise ConfigError(f"{new.root}: is there already; choose another name with --name")
@@ -156,6 +159,15 @@ def _copy_data(paths: RunPaths, new: RunPaths) -> None:
         if (paths.root / name).is_file():
             new.data.mkdir(exist_ok=True)
             shutil.copyfile(paths.root / name, new.root / name)
+
+
+def clear_left(artifacts: Path) -> None:
+    """Removes what killed forks and replays left: folders of links, by which nothing that is removed is freed."""
+    for folder in [*artifacts.glob(".*.partial/iterations"), *artifacts.glob(".replay-*/*/iterations")]:
+        scratch = artifacts / folder.relative_to(artifacts).parts[0]
+        with suppress(OSError), folder_lock(scratch) as free:
+            if free:
+                shutil.rmtree(scratch)
 
 
 def link(source: Path, target: Path) -> bool:

@@ -1,6 +1,7 @@
 """From a file of a run back to all that it came from, by the manifests alone."""
 
 import functools
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 from flows.branch import Fork, read_fork
 from flows.resume import ITERATION, START, made_by
 from stages.contract.digest import file_digest
-from stages.contract.errors import ConfigError
+from stages.contract.errors import ArtifactError, ConfigError
 from stages.contract.manifest import Manifest, read_manifest
 from stages.contract.paths import MANIFEST, RunPaths
 from stages.contract.pruned import pruned
@@ -45,13 +46,17 @@ def lineage(path: Path) -> dict[str, Any]:
         found[at] = _stage(paths, fork, at, made, read)
         waiting += _makers(paths, made, read)
     stages = sorted(found.values(), key=lambda s: (s["iteration"], ORDER.index(s["stage"]), s["folder"]), reverse=True)
-    name = path.absolute().relative_to(paths.root).as_posix()
-    return {"run": paths.root.name, "file": name, "told": _told(path.absolute(), folder, manifest), "stages": stages}
+    name = _whole(path).relative_to(paths.root).as_posix()
+    return {"run": paths.root.name, "file": name, "told": _told(_whole(path), folder, manifest), "stages": stages}
+
+
+def _whole(path: Path) -> Path:
+    return Path(os.path.normpath(path.absolute()))
 
 
 def _place(path: Path) -> tuple[RunPaths, Path]:
     """The run of a file, and the folder of the stage that made it."""
-    whole = path.absolute()
+    whole = _whole(path)
     root = next((above for above in whole.parents if (above / "run.yaml").is_file()), None)
     if root is None:
         raise ConfigError(f"{path}: lies in no run; name a file below artifacts/<run>/iterations")
@@ -118,7 +123,12 @@ def _maker(paths: RunPaths, name: str, digest: str, read: Read) -> Path | None:
     k, place = made
     inside = name.split("/", 3)[3]
     for folder in (paths.stage(k, place), *sorted(paths.superseded(k, place, 1).parent.glob(f"{place}.*"))):
-        manifest = read(folder)
+        try:
+            manifest = read(folder)
+        except ArtifactError:
+            if folder == paths.stage(k, place):
+                raise
+            continue  # one damaged superseded output is none, and hides no other
         if manifest is not None and inside in manifest.outputs and manifest.outputs[inside].digest == digest:
             return folder
     return None

@@ -8,13 +8,14 @@ from typing import Any
 
 import polars as pl
 
-from flows.branch import link
+from flows.branch import clear_left, link
 from flows.config import RunConfig
 from flows.perform import perform
 from flows.resume import made_by, place_of, stages_of, state_of
 from flows.runs import History
 from stages.contract.difference import table_difference, tensors_difference
 from stages.contract.errors import ArtifactError, ConfigError
+from stages.contract.lock import folder_lock
 from stages.contract.manifest import Manifest, read_manifest
 from stages.contract.paths import MANIFEST, RunPaths
 from stages.contract.pruned import PRUNED
@@ -36,6 +37,7 @@ def replay(
         ConfigError: a stage that was not done or is stale.
         ArtifactError: an input is damaged, or the retention rule removed it.
     """
+    clear_left(paths.root.parent)
     history = History(paths)
     known = stages_of(history, config, k)
     if stage is not None and stage not in known:
@@ -93,7 +95,7 @@ def _hardware(old: Manifest) -> dict[str, Any]:
 @contextmanager
 def _scratch(paths: RunPaths, manifest: Manifest) -> Iterator[RunPaths]:
     """A run of the same name that holds only what the manifest says was read, by a second name of the same files."""
-    with tempfile.TemporaryDirectory(prefix=".replay-", dir=paths.root.parent) as folder:
+    with tempfile.TemporaryDirectory(prefix=".replay-", dir=paths.root.parent) as folder, folder_lock(Path(folder)):
         scratch = RunPaths(Path(folder) / paths.root.name)
         inside = [name for name in manifest.inputs if not Path(name).is_absolute()]
         makers = {"/".join(name.split("/")[:3]) for name in inside if made_by(name) is not None}

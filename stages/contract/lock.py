@@ -61,3 +61,18 @@ def _owner(text: str) -> str:
         return f"process {owner['pid']} on {owner['host']}, started {owner['start']}"
     except (ValueError, KeyError, TypeError):
         return "a process that has not written its name yet"
+
+
+@contextmanager
+def folder_lock(folder: Path) -> Iterator[bool]:
+    """Holds a scratch folder for this process while the block lasts; False where another live process holds it."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            held = True
+        except BlockingIOError:
+            held = False
+        yield held
+    finally:
+        os.close(descriptor)

@@ -8,11 +8,14 @@ import pytest
 
 from flows.branch import fork
 from flows.config import KeepConfig
+from flows.lineage import lineage
 from flows.reading import sql
 from flows.retain import plan
 from flows.runs import History, chosen, open_run
 from flows.verify import verify
+from stages.contract.digest import file_digest
 from stages.contract.errors import ArtifactError, ConfigError
+from stages.contract.lock import folder_lock
 from stages.contract.manifest import stage_folders
 from stages.contract.paths import RunPaths
 
@@ -85,3 +88,29 @@ def test_a_fork_that_wants_what_was_never_made_is_refused_at_once(
         fork(paths.root.parent, "old", 1, "child", overrides, print)
     fork(paths.root.parent, "old", 0, "child", overrides, print)
     fork(paths.root.parent, "old", 1, "plain", {"update.epochs": 3}, print)
+
+
+def test_what_killed_forks_and_replays_left_is_removed_unless_one_lives(paths: RunPaths) -> None:
+    artifacts = paths.root.parent
+    dead, living, other = (artifacts / name for name in (".replay-dead", ".replay-living", ".child.partial"))
+    for folder in (dead / "old", living / "old", other):
+        shutil.copytree(KEPT, folder)
+    with pytest.raises(ConfigError, match=r"there are: old$"):
+        open_run(artifacts, "none")
+    with folder_lock(living) as held:
+        assert held
+        fork(artifacts, "old", 1, "new", {}, print)
+    assert {path.name for path in artifacts.iterdir()} == {"old", "new", living.name}
+
+
+def test_the_lineage_of_a_path_with_dots_passes_by_a_damaged_superseded_output(paths: RunPaths) -> None:
+    bad = paths.superseded(1, "score", 1)
+    shutil.copytree(paths.stage(1, "score"), bad)
+    (bad / "manifest.json").write_text("{")
+    scores = paths.stage(1, "score") / "manifest.json"
+    scores.write_text(scores.read_text().replace(file_digest(scores.parent / "scores.parquet"), "0" * 64))
+    file = "advantage/advantages.parquet"
+    traced = lineage(paths.iteration(2) / ".." / "0001" / file)
+    assert traced["file"] == f"iterations/0001/{file}"
+    lost = {entry["name"] for entry in traced["stages"][0]["inputs"] if entry["lost"]}
+    assert lost == {"iterations/0001/score/scores.parquet"}
