@@ -18,6 +18,7 @@ from flows import progress
 from flows.config import NightsConfig, RunConfig, apply_overrides, make_config
 from flows.failing import in_one_sentence
 from flows.gate import pass_gate
+from flows.needs import missing_for
 from flows.new_prompts import take_up
 from flows.nights import (
     Night,
@@ -286,10 +287,10 @@ def morning(paths: RunPaths, config: RunConfig, night: Night) -> str:
     lines += [f"- {count} {inline(what)}" for what, count in night.prompts.items()]
     lines += [f"- {inline(told)}" for told in night.told]
     if not night.promoted and trained > 0:
-        kept = promoted(paths)
-        lines.append(
-            f"- the promoted policy is still that of iteration {kept}; to train on from it: "
-            f"`grpo fork {name} --at {kept} --name …`"
-        )
+        kept = promoted(paths) or 0
+        gone = missing_for(history, history.config(kept + 1, config), kept + 1)
+        how = f"to train on from it: `grpo fork {name} --at {kept} --name …`"
+        how = f"to train on from it, {gone[0]} is missing, which the retention rule `keep` removed" if gone else how
+        lines.append(f"- the promoted policy is still that of iteration {kept}; {how}")
     rows = [row(history, config, k) for k in range(night.before, night.last + 1)]
     return "\n".join([lines[0], "", lines[1], "", *lines[2:], "", markdown_table(rows), "", report(history, config)])
