@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from flows.resume import made_by
+from flows.resume import made_by, place_of
 from flows.runs import History, link_in
 from stages.contract.commit import aside
 from stages.contract.digest import file_digest
@@ -38,6 +38,8 @@ class Verdict:
     files: int
     size: int
     """Bytes."""
+    pruned: int
+    """Files that the retention rule removed: they are not there to be checked."""
     problems: list[Problem]
 
 
@@ -69,8 +71,15 @@ def verify(paths: RunPaths) -> Verdict:
             problems.append(_problem(paths, k, place, manifest, folder / name, told))
         for name, told in _chain(history, manifest):
             problems.append(_problem(paths, k, place, manifest, paths.root / name, told))
-    records = [record for manifest in manifests for record in manifest.outputs.values()]
-    return Verdict(len(manifests), len(records), sum(record.size for record in records), problems)
+    gone = {(m.iteration, place_of(m.stage)): history.pruned(m.iteration, place_of(m.stage)) for m in manifests}
+    records = [
+        record
+        for m in manifests
+        for name, record in m.outputs.items()
+        if name not in gone[m.iteration, place_of(m.stage)]
+    ]
+    size, removed = sum(record.size for record in records), sum(len(names) for names in gone.values())
+    return Verdict(len(manifests), len(records), size, removed, problems)
 
 
 def _files(paths: RunPaths, folder: Path, outputs: dict[str, FileRecord]) -> Iterator[tuple[str, str]]:

@@ -30,6 +30,7 @@ def verify(run: Run, as_json: Json = False, artifacts: Artifacts = ARTIFACTS) ->
                 escape(f"{problem.file}: {problem.problem}; `{problem.remedy}`"), highlight=False, soft_wrap=True
             )
         checked = f"{verdict.stages} stages, {verdict.files} files, {verdict.size / 1e6:.1f} MB"
+        checked += f" ({verdict.pruned} more were removed by the retention rule)" if verdict.pruned else ""
         told = f"{len(verdict.problems)} problems" if verdict.problems else "all as their manifests say"
         console.print(f"{run}: {checked}: {told}", highlight=False, soft_wrap=True)
     if verdict.problems:

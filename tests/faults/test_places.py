@@ -18,6 +18,7 @@ from stages.contract.errors import ArtifactError, ConfigError
 from stages.contract.lock import folder_lock
 from stages.contract.manifest import stage_folders
 from stages.contract.paths import RunPaths
+from stages.contract.pruned import note_pruned
 
 KEPT = Path(__file__).parents[1] / "data" / "runs" / "version2"
 
@@ -114,3 +115,13 @@ def test_the_lineage_of_a_path_with_dots_passes_by_a_damaged_superseded_output(p
     assert traced["file"] == f"iterations/0001/{file}"
     lost = {entry["name"] for entry in traced["stages"][0]["inputs"] if entry["lost"]}
     assert lost == {"iterations/0001/score/scores.parquet"}
+
+
+def test_what_the_rule_removed_is_counted_by_itself(paths: RunPaths) -> None:
+    before, optimizer = verify(paths), paths.stage(1, "update") / "optimizer.safetensors"
+    note_pruned(optimizer.parent, frozenset({optimizer.name}))
+    size = optimizer.stat().st_size
+    optimizer.unlink()
+    after = verify(paths)
+    assert (after.files, after.size, after.pruned) == (before.files - 1, before.size - size, 1)
+    assert after.problems == [] and before.pruned == 0
