@@ -80,16 +80,20 @@ def asked(paths: RunPaths, config: RunConfig, changes: dict[str, Any]) -> Questi
 
 
 def open_question(paths: RunPaths) -> Question | None:
-    """The gate that waits, or that was rejected last; None where there is none."""
-    for path in sorted(paths.gates.glob("[0-9]*.json"), reverse=True):
-        k, _, name = path.stem.partition("-")
-        gate = next((known for known in get_args(Gate) if name_of(known) == name), None)
-        if gate is None:
+    """The gate of the last iteration asked about that waits, else the one that was rejected; None where none is."""
+    numbers = (path.stem.partition("-")[0] for path in paths.gates.glob("*.json"))
+    asked_about = [int(number) for number in numbers if number.isdecimal()]
+    if not asked_about:
+        return None
+    k, shut = max(asked_about), []
+    for gate in get_args(Gate):
+        if not _file(paths, gate, k).exists():
             continue
-        question = read_question(paths, gate, int(k))
-        standing = question.standing(digest_of(paths, gate, int(k)))
-        return question if standing is None or standing.decision == "rejected" else None
-    return None
+        question = read_question(paths, gate, k)
+        standing = question.standing(digest_of(paths, gate, k))
+        if standing is None or standing.decision == "rejected":
+            shut.append(question)
+    return max(shut, key=lambda question: question.since or "", default=None)
 
 
 def read_question(paths: RunPaths, gate: Gate, k: int) -> Question:

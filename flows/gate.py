@@ -7,7 +7,9 @@ anew, and what lies on disk decides, the answer included.
 from typing import Any, Literal
 from uuid import UUID
 
+from httpx import HTTPError
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.responses import SetStateStatus
 from prefect.events import emit_event
 from prefect.exceptions import ObjectNotFound
 from prefect.flow_runs import suspend_flow_run
@@ -31,7 +33,7 @@ from flows.decisions import (
 from flows.reading import completions
 from flows.report import fenced, inline, markdown_table, row, visible
 from flows.runs import History
-from stages.contract.errors import ConfigError, GateError, RejectedError
+from stages.contract.errors import ConfigError, GateError, GrpoError, RejectedError
 from stages.contract.paths import RunPaths
 
 WAITING = "grpo-flows.gate.waiting"
@@ -83,23 +85,33 @@ def answer_form(question: Question, decision: Literal["approve", "reject"], note
         decision: the form's, as its other fields.
         note: why.
         changes: for the update behind the gate, checked already.
+
+    Raises:
+        GrpoError: the server did not take the answer.
     """
     if question.flow_run is None or question.since is None:
         return False
-    with get_client(sync_client=True) as client:
-        try:
+    given = {"decision": decision, "note": note, "changes": changes}
+    try:
+        with get_client(sync_client=True) as client:
             state = client.read_flow_run(UUID(question.flow_run)).state
-        except ObjectNotFound:
-            return False
-        if state is None or not state.is_paused():
-            return False
-        client.resume_flow_run(UUID(question.flow_run), {"decision": decision, "note": note, "changes": changes})
+            if state is None or not state.is_paused():
+                return False
+            taken = client.resume_flow_run(UUID(question.flow_run), given)
+    except ObjectNotFound:
+        return False
+    except HTTPError as error:
+        raise GrpoError(f"Prefect's server did not take the answer: {str(error) or type(error).__name__}") from error
+    if taken.status is not SetStateStatus.ACCEPT:
+        raise GrpoError(f"Prefect's server did not take the answer ({taken.status.value.lower()})")
     return True
 
 
 def _ask(paths: RunPaths, config: RunConfig, question: Question, seen: str) -> None:
     """Suspends the flow run with a form; when it goes on, keeps the answer."""
-    key = f"{name_of(question.gate)}-{question.iteration}-{len(question.decisions)}-{seen[:8]}"
+    # A flow run that is started anew, not resumed, asks anew: the server keeps the form of an earlier start.
+    start = flow_run.run_count
+    key = f"{name_of(question.gate)}-{question.iteration}-{len(question.decisions)}-{seen[:8]}-{start}"
     asking = str(flow_run.id)
     if question.flow_run != asking or question.since is None:
         question = question.model_copy(update={"since": now(), "flow_run": asking})

@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from flows.branch import read_fork
 from flows.config import RunConfig
 from flows.resume import state_of
 from flows.runs import History
@@ -54,6 +55,14 @@ def promoted(paths: RunPaths) -> int | None:
     return None if found is None else found.iteration
 
 
+def baseline(paths: RunPaths) -> int:
+    """The iteration whose policy is to be beaten: the promoted one, else the one that the run began with."""
+    if (k := promoted(paths)) is not None:
+        return k
+    parted = read_fork(paths)
+    return 0 if parted is None else parted.iteration
+
+
 def proved_promoted(paths: RunPaths) -> int:
     """The iteration whose policy is promoted, and is still the one that was.
 
@@ -64,12 +73,16 @@ def proved_promoted(paths: RunPaths) -> int:
     name = paths.root.name
     if (found := promotion(paths)) is None:
         raise ConfigError(f"nothing of {name} has been promoted; a night does, or `grpo promote {name}`")
+    _prove(paths, found)
+    return found.iteration
+
+
+def _prove(paths: RunPaths, found: Promotion) -> None:
     if not History(paths).has_policy(found.iteration, found.policy):
         raise ArtifactError(
             f"the policy of iteration {found.iteration} was made again after it was promoted, and is another one now; "
-            f"look at it, then `grpo promote {name} --iteration {found.iteration} --force`"
+            f"look at it, then `grpo promote {paths.root.name} --iteration {found.iteration} --force`"
         )
-    return found.iteration
 
 
 def promote(paths: RunPaths, k: int, why: str, comparison: Comparison | None = None) -> Promotion:
@@ -85,12 +98,15 @@ def promote(paths: RunPaths, k: int, why: str, comparison: Comparison | None = N
 
 
 def against_promoted(paths: RunPaths, config: RunConfig, k: int) -> Comparison:
-    """The policy of iteration `k` against the promoted one, or the starting policy where none is.
+    """The policy of iteration `k` against the promoted one, or the one that the run began with where none is.
 
     Raises:
-        ArtifactError: one of them has no current evaluation, or they were measured differently.
+        ArtifactError: one of them has no current evaluation, they were measured differently, or the promoted one was
+            made again since.
     """
-    history, old = History(paths), promoted(paths) or 0
+    history, old = History(paths), baseline(paths)
+    if (found := promotion(paths)) is not None:
+        _prove(paths, found)
     for iteration in (old, k):
         state = state_of(history, config, iteration, "evaluate")
         if state.status != "current":

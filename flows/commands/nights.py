@@ -1,6 +1,5 @@
 """`grpo nightly`, `promote`, `approve` and `reject`: nights, and what people decide about a run."""
 
-from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -52,7 +51,7 @@ def promote(
     artifacts: Artifacts = ARTIFACTS,
 ) -> None:
     """Promotes a policy by hand, if it is better than the promoted one on held-out prompts beyond noise."""
-    from flows.promotion import against_promoted, promoted, verdict
+    from flows.promotion import against_promoted, baseline, promoted, verdict
     from flows.promotion import promote as put
     from flows.runs import chosen, held, open_run
 
@@ -62,8 +61,8 @@ def promote(
         before, comparison = promoted(paths), None
         if k == before and not force:
             raise ConfigError(f"iteration {k} is the promoted one already")
-        if k == 0 and before is None:
-            why = "by hand: the starting policy, which has nothing to beat"
+        if before is None and k == baseline(paths):
+            why = "by hand: the policy that the run began with, which has nothing to beat"
         else:
             try:
                 comparison = against_promoted(paths, config, k)
@@ -103,13 +102,20 @@ def _decide(
 
     paths, config = open_run(artifacts, run)
     question = asked(paths, config, changes)
+    left = ""
     if question.flow_run and question.since:
-        with suppress(GrpoError), running_server(artifacts):
-            from flows.gate import answer_form
+        try:
+            with running_server(artifacts):
+                from flows.gate import answer_form
 
-            if answer_form(question, "approve" if decision == "approved" else "reject", note, changes):
-                console.print(f"{decision}: {escape(place(paths, question))}; the flow run goes on", highlight=False)
-                return
+                if answer_form(question, "approve" if decision == "approved" else "reject", note, changes):
+                    told = f"{decision}: {place(paths, question)}; the flow run goes on"
+                    console.print(escape(told), highlight=False)
+                    return
+        except GrpoError as error:
+            left = (
+                f"; its flow run was not told ({error}): if it is still suspended, resume it in the UI, and this holds"
+            )
     with held(paths, lambda text: console.print(escape(text), highlight=False)):
         question = decide(paths, config, decision, note, changes)
-    console.print(f"{decision}: {escape(place(paths, question))}", highlight=False, soft_wrap=True)
+    console.print(escape(f"{decision}: {place(paths, question)}{left}"), highlight=False, soft_wrap=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.decisions import read_question
+from flows.decisions import Question, digest_of, keep, now, open_question, read_question, write
 from stages.contract.manifest import Manifest, read_manifest
 from stages.contract.paths import RunPaths
 from tests.flows.conftest import SMALL, run_grpo
@@ -69,6 +69,30 @@ def test_what_is_made_anew_is_asked_about_anew(folder: Path) -> None:
     assert not paths.stage(4, "update").exists()
 
 
+def test_what_waits_is_asked_about_though_another_gate_of_the_iteration_was_approved(tmp_path: Path) -> None:
+    paths = RunPaths(tmp_path)
+    asked = Question(gate="before_update", iteration=13)
+    write(paths, asked)
+    keep(paths, asked, "approved", "", {}, "me")
+    assert open_question(paths) is None
+    waiting = Question(gate="before_promote", iteration=13, since=now())
+    write(paths, waiting)
+    assert open_question(paths) == waiting
+    keep(paths, waiting, "rejected", "", {}, "me")
+    assert open_question(paths) == read_question(paths, "before_promote", 13)
+
+
+def test_a_flow_run_that_cannot_be_told_is_named(folder: Path) -> None:
+    paths = RunPaths(folder / "artifacts/small")
+    asker = "00000000-0000-0000-0000-000000000001"
+    write(paths, Question(gate="before_update", iteration=3, since=now(), flow_run=asker))
+    approved = run_grpo(folder, "approve", "small")
+    assert approved.returncode == 0, approved.stderr
+    assert "its flow run was not told (no Prefect server is known" in approved.stdout
+    standing = read_question(paths, "before_update", 3).standing(digest_of(paths, "before_update", 3))
+    assert standing is not None and standing.decision == "approved"
+
+
 def test_served_it_is_suspended_and_the_form_decides(served) -> None:
     parameters = {"config": "configs/small.yaml", "run": "gated", "iterations": 2}
     run = served.start("train", **parameters, overrides={"gate": "before_update"})
@@ -107,6 +131,14 @@ def test_served_it_is_suspended_and_the_form_decides(served) -> None:
     assert "approved: gated: the update of iteration 1; the flow run goes on" in by_command.stdout, by_command.stderr
     eventually(lambda: paths.stage(2, "advantage").is_dir() and paused(0), 180, served.logs)
     assert update_of(paths, 1).overrides == {"update.epochs": 1}
+
+    served.api("POST", f"/flow_runs/{run}/set_state", {"state": {"type": "CANCELLED"}, "force": True})
+    asked_before = served.api("GET", f"/flow_runs/{run}")["run_count"]
+    again = {"type": "SCHEDULED", "name": "AwaitingRetry"}
+    served.api("POST", f"/flow_runs/{run}/set_state", {"state": again, "force": True})  # the UI's Retry
+    eventually(
+        lambda: served.api("GET", f"/flow_runs/{run}")["run_count"] > asked_before and paused(0), 180, served.logs
+    )
 
     answer(decision="reject", note="worse than before", changes={})
     ended = served.await_state(run, "FAILED", "COMPLETED", "CRASHED")
