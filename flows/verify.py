@@ -27,7 +27,7 @@ class Problem:
     """Relative to the run."""
     problem: str
     remedy: str
-    """The command that makes it right."""
+    """The command that makes it right; where the retention rule removed what it reads, after those that make that."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,16 @@ def _chain(history: History, manifest: Manifest) -> Iterator[tuple[str, str]]:
 
 def _problem(paths: RunPaths, k: int, place: str, manifest: Manifest | None, file: Path, told: str) -> Problem:
     stage = manifest.stage if manifest else "warmstart" if (k, place) == (0, "update") else place
+    history, commands = History(paths), [_command(paths, k, stage, manifest)]
+    j, wanted = {"update": (k - 1, ""), "sample": (k - 1, "policy/"), "evaluate": (k, "policy/")}.get(stage, (0, ""))
+    while j > 0 and any(name.startswith(wanted) for name in history.pruned(j, "update")):
+        commands.insert(0, _command(paths, j, "update", history.manifest(j, "update")))
+        j, wanted = j - 1, ""
+    return Problem(k, stage, paths.relative(file), told, " && ".join(commands))
+
+
+def _command(paths: RunPaths, k: int, stage: str, manifest: Manifest | None) -> str:
+    """Makes a stage again, with the settings of its last rerun."""
     overrides = manifest.overrides if manifest else {}
     settings = [f"--set {shlex.quote(f'{name}={json.dumps(value)}')}" for name, value in overrides.items()]
-    remedy = " ".join(["grpo stage", stage, paths.root.name, f"--iteration {k}", *settings])
-    return Problem(k, stage, paths.relative(file), told, remedy)
+    return " ".join(["grpo stage", stage, paths.root.name, f"--iteration {k}", *settings])

@@ -162,7 +162,10 @@ class Workspace:
         if made_by is None:
             return ""
         if path.relative_to(made_by).as_posix() in pruned(made_by):
-            return "; the retention rule `keep` removed it: `grpo space` shows of which iterations all is there"
+            return (
+                "; the retention rule `keep` removed it: from an iteration of which `grpo space` shows all, "
+                "`grpo stage update` of each that follows, in turn, makes it again"
+            )
         stage = "warmstart" if made_by.name == "update" and int(made_by.parent.name) == 0 else made_by.name
         return (
             f"; run `grpo stage {stage} {self.paths.root.name} --iteration {int(made_by.parent.name)}` to make it again"

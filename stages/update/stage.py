@@ -33,7 +33,8 @@ from stages.update.value import Trainee
 
 REMEDY = (
     "Policy and optimizer stay as they were; lower update.optimizer.learning_rate, or set update.on_nonfinite to "
-    "skip_step or rollback"
+    "skip_step or rollback: in this iteration alone by `grpo stage update {run} --iteration {k} --set …`, from here on "
+    "by `grpo fork {run} --at {before} --name … --set …`"
 )
 OPTIMIZER, CRITIC_OPTIMIZER, KL = "optimizer.safetensors", "critic_optimizer.safetensors", "kl.safetensors"
 
@@ -124,7 +125,9 @@ def _trained(
         steps = train(model, optimizer, rows, config, seed, job.device, job.progress, factor, trainee, leave_out)
     except DivergenceError as error:
         if policy != "rollback":
-            raise DivergenceError(f"update of iteration {job.iteration}: {error}. {REMEDY}") from error
+            k = job.iteration
+            remedy = REMEDY.format(run=job.paths.root.name, k=k, before=k - 1)
+            raise DivergenceError(f"update of iteration {k}: {error}. {remedy}") from error
         desk.metrics["rolled_back"] = 1.0
         desk.notes["warnings"] = [f"rolled back: {error}"]
         return _former(job, desk, config, critic), []

@@ -9,6 +9,7 @@ import pytest
 from flows.branch import fork
 from flows.config import KeepConfig
 from flows.lineage import lineage
+from flows.perform import perform
 from flows.reading import sql
 from flows.retain import plan
 from flows.runs import History, chosen, open_run
@@ -125,3 +126,16 @@ def test_what_the_rule_removed_is_counted_by_itself(paths: RunPaths) -> None:
     after = verify(paths)
     assert (after.files, after.size, after.pruned) == (before.files - 1, before.size - size, 1)
     assert after.problems == [] and before.pruned == 0
+
+
+def test_what_makes_a_damaged_file_again_first_makes_what_the_rule_removed(paths: RunPaths) -> None:
+    optimizer, weights = (paths.stage(k, "update") / "optimizer.safetensors" for k in (1, 2))
+    weights.unlink()
+    assert [problem.remedy for problem in verify(paths).problems] == ["grpo stage update old --iteration 2"]
+    note_pruned(optimizer.parent, frozenset({optimizer.name}))
+    optimizer.unlink()
+    (problem,) = verify(paths).problems
+    assert problem.remedy == "grpo stage update old --iteration 1 && grpo stage update old --iteration 2"
+    for k in (1, 2):
+        perform(paths.root, "update", k, {})
+    assert verify(paths).problems == []
