@@ -26,7 +26,7 @@ def compare(one: History, left: RunConfig, other: History, right: RunConfig) -> 
         runs: their names; forked: what each says of its parent; policy: the first iteration whose policies differ, null
         where none does; stage: the first stage whose outputs differ, with its iteration; fields: the configuration
         fields that differ in that iteration (name → values), settings of reruns included; circumstances: what else
-        differs between the two makings of that stage; heldout: whether both measure on the same held-out prompts;
+        differs between the two makings of that stage; heldout: whether both measure on the same held-out prompts alike;
         iterations: for each the figures of both.
     """
     last = max(one.last(), other.last())
@@ -46,7 +46,7 @@ def compare(one: History, left: RunConfig, other: History, right: RunConfig) -> 
         "stage": stage,
         "fields": _fields(one, left, other, right, k),
         "circumstances": circumstances(mine, its) if mine and its else {},
-        "heldout": heldout[0] == heldout[1],
+        "heldout": heldout[0] == heldout[1] and _measured_alike(one, other, last),
         "iterations": [
             {"iteration": j} | {name: [metrics[name] for metrics in both] for name in FIGURES}
             for j in range(last + 1)
@@ -79,6 +79,12 @@ def _first_difference(
             if mine and its and mine.outputs != its.outputs:
                 return {"iteration": k, "stage": stage}
     return None
+
+
+def _measured_alike(one: History, other: History, last: int) -> bool:
+    """Whether no iteration that both have evaluated was evaluated with other settings."""
+    pairs = [(one.manifest(k, "evaluate"), other.manifest(k, "evaluate")) for k in range(last + 1)]
+    return all(a.config_digest == b.config_digest for a, b in pairs if a and b)
 
 
 def _fields(one: History, left: RunConfig, other: History, right: RunConfig, k: int) -> dict[str, tuple[str, str]]:

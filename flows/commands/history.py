@@ -88,7 +88,9 @@ def _parting(compared: dict[str, Any]) -> list[str]:
             f"  {name}: {mine} in {one}, {its} in {other}" for name, (mine, its) in compared["circumstances"].items()
         ]
     if not compared["heldout"]:
-        out.append("their held-out prompts differ: held-out success is not comparable")
+        out.append(
+            "their held-out prompts or the settings of their evaluations differ: held-out success is not comparable"
+        )
     return out
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from flows.branch import fork
+from flows.compare import compare
 from flows.config import KeepConfig
 from flows.lineage import lineage
 from flows.perform import perform
@@ -139,3 +140,13 @@ def test_what_makes_a_damaged_file_again_first_makes_what_the_rule_removed(paths
     for k in (1, 2):
         perform(paths.root, "update", k, {})
     assert verify(paths).problems == []
+
+
+def test_what_was_evaluated_otherwise_is_not_compared(paths: RunPaths) -> None:
+    shutil.copytree(paths.root, paths.root.with_name("other"))
+    runs = [open_run(paths.root.parent, name) for name in ("old", "other")]
+    alike = compare(History(runs[0][0]), runs[0][1], History(runs[1][0]), runs[1][1])
+    assert alike["heldout"]
+    perform(runs[1][0].root, "evaluate", 2, {"evaluate.samples": 5})
+    apart = compare(History(runs[0][0]), runs[0][1], History(runs[1][0]), runs[1][1])
+    assert not apart["heldout"]
