@@ -33,7 +33,7 @@ from flows.nights import (
     write_night,
     zone,
 )
-from flows.promotion import against_promoted, promote, promoted, promotion, verdict
+from flows.promotion import against_promoted, baseline, promote, promoted, promotion, verdict
 from flows.publish import key_of, published
 from flows.report import inline, markdown_table, report, row
 from flows.resume import examine, state_of
@@ -126,10 +126,12 @@ def _spend(
 ) -> str:
     todo = next((s.iteration for s in examine(History(paths), config, _next(paths)) if s.status != "current"), 0)
     begun = again(night, clock()) if night else new_night(date, clock(), max(0, todo - 1), settings)
-    begun = begun.model_copy(update={"last": max(0, todo - 1), "told": (*begun.told, *_close(paths, date))})
+    told, last = (*begun.told, *_close(paths, date)), max(0, todo - 1)
+    judged = begun.promoted if begun.last == last else None
+    begun = begun.model_copy(update={"last": last, "told": told, "promoted": judged})
     write_night(paths, begun)
     desk = _Desk(paths, config, settings, clock, begun)
-    with published(paths, config, begun.wanted):
+    with published(paths, config, begun.wanted, "night, iteration"):
         try:
             desk.train(todo)
             desk.judge()
@@ -177,13 +179,13 @@ class _Desk:
             train_iteration(self._paths, self._config, 0)
             k = 1
         if promoted(self._paths) is None:
-            promote(self._paths, 0, "the starting policy, which has nothing to beat")
+            promote(self._paths, baseline(self._paths), "the policy that the run began with, which has nothing to beat")
         taken = take_up(self._paths, self._config)
         counts = {what: self.night.prompts.get(what, 0) + count for what, count in taken.prompts.items()}
         self.put(prompts=self.night.prompts | counts, told=(*dict.fromkeys((*self.night.told, *taken.problems)),))
         while (stop := reason_to_stop(self.night, self._clock(), self._pace(k))) is None:
             train_iteration(self._paths, self._config, k)
-            self.put(last=k)
+            self.put(last=k, promoted=None)
             k += 1
         self.put(stopped=stop)
 
@@ -192,13 +194,18 @@ class _Desk:
         return [sum(seconds(history, self._config, i).values()) for i in range(max(1, k - 3), k)]
 
     def judge(self) -> None:
-        """Evaluates the last policy and the promoted one alike, and promotes the last one if it is better."""
-        old, new = promoted(self._paths) or 0, self.night.last
-        if new == old:
-            self.put(promoted=False, why=f"there is no policy after the promoted one, that of iteration {old}")
+        """Evaluates the last policy and the promoted one alike, and promotes the last one if it is better.
+
+        A night that was killed after its verdict keeps it.
+        """
+        if self.night.promoted is not None:
             return
-        if (found := promotion(self._paths)) and not History(self._paths).has_policy(old, found.policy):
-            self.put(told=(*self.night.told, f"the policy of iteration {old} was made again after it was promoted"))
+        old, new = baseline(self._paths), self.night.last
+        if new == old:
+            done = promotion(self._paths) if new > self.night.before else None
+            none = f"there is no policy after the promoted one, that of iteration {old}"
+            self.put(promoted=done is not None, why=done.why if done else none)
+            return
         for k in (old, new):
             self._measure(k)
         try:
@@ -232,23 +239,23 @@ class _Desk:
         ):
             return
         there = history.config(k, self._config).section("evaluate")
-        changes = {
-            f"{part}.{name}": value
-            for part, fields in wanted.items()
-            for name, value in fields.items()
-            if there[part][name] != value
-        }
+        changes = departures(there, wanted)
         hardware = self._config.hardware.model_dump()
         run_stage(str(self._paths.root), "evaluate", k, True, changes, hardware, return_state=True).result()
 
     def close(self) -> str:
-        """Ends the night: its report as a file and as an artifact, an event where its policy was held back."""
-        self.put(status="done", ended=self._clock())
-        night, name = self.night, self._paths.root.name
+        """Ends the night: its report as a file and as an artifact, an event where its policy was held back.
+
+        It is over when all of this is done; one that is killed before reports again.
+        """
+        night, name = self.night.model_copy(update={"ended": self._clock()}), self._paths.root.name
         page = morning(self._paths, self._config, night)
         write_text(record_of(self._paths, night.date).with_suffix(".md"), page)
         if FlowRunContext.get() is not None:
-            create_markdown_artifact(page, key_of(name, "night"), f"{name}: the night of {night.date}")
+            try:
+                create_markdown_artifact(page, key_of(name, "night"), f"{name}: the night of {night.date}")
+            except Exception as error:  # the report is on disk, and a display is not worth a night
+                progress.say(f"the UI does not show the report: {str(error) or type(error).__name__}")
         if not night.promoted and night.last > night.before:
             emit_event(
                 HELD_BACK,
@@ -260,9 +267,20 @@ class _Desk:
                     "message": f"{name}: the policy of iteration {night.last} was held back: {night.why}",
                 },
             )
+        self.put(status="done", ended=night.ended)
         told = f"{headline(night)}: {night.why}"
         progress.say(told)
         return told
+
+
+def departures(there: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any]:
+    """Dotted names and values by which an evaluation has to depart from its iteration's; a part there may be null."""
+    return {
+        f"{part}.{name}": value
+        for part, fields in wanted.items()
+        for name, value in fields.items()
+        if (there[part] or {}).get(name) != value
+    }
 
 
 def headline(night: Night) -> str:

@@ -79,19 +79,22 @@ def task_name(parameters: dict[str, Any]) -> str:
 
 
 @contextmanager
-def published(paths: RunPaths, config: RunConfig, iterations: int | None = None) -> Iterator[None]:
+def published(
+    paths: RunPaths, config: RunConfig, iterations: int | None = None, named: str | None = None
+) -> Iterator[None]:
     """Has the UI shown what is done to a run within the block; outside a flow run nothing is.
 
     Args:
         paths: the run.
         config: its configuration.
-        iterations: where iterations are trained, the last one: the flow run is named after the one at work.
+        iterations: where iterations are trained, the last one; None where that is not known.
+        named: what the flow run's name says before the iteration at work; None leaves the name alone.
     """
     context = FlowRunContext.get()
     if context is None or context.flow_run is None:
         yield
         return
-    publisher = Publisher(paths, config, iterations, context.flow_run.id)
+    publisher = Publisher(paths, config, iterations, context.flow_run.id, named)
     with progress.watching(publisher):
         try:
             yield
@@ -112,7 +115,10 @@ class _Work:
 class Publisher:
     """A `Watcher` whose display is Prefect's UI."""
 
-    def __init__(self, paths: RunPaths, config: RunConfig, iterations: int | None, flow_run: UUID) -> None:
+    def __init__(
+        self, paths: RunPaths, config: RunConfig, iterations: int | None, flow_run: UUID, named: str | None = None
+    ) -> None:
+        self._title = named
         self._paths, self._config, self._iterations, self._flow_run = paths, config, iterations, flow_run
         self._work: _Work | None = None
         self._shown: _Work | None = None
@@ -193,8 +199,8 @@ class Publisher:
 
     def _send(self, client: SyncPrefectClient, last: bool) -> None:
         work = self._work
-        if work is not None and self._iterations is not None and self._named != work.iteration:
-            client.set_flow_run_name(self._flow_run, f"{self._paths.root.name} · iteration {work.iteration}")
+        if work is not None and self._title is not None and self._named != work.iteration:
+            client.set_flow_run_name(self._flow_run, f"{self._paths.root.name} · {self._title} {work.iteration}")
             self._named = work.iteration
         if work is not None and work != self._shown:
             share = 100.0 * work.done / work.total if work.total else 0.0

@@ -45,7 +45,7 @@ def train(
     if not check_same(paths, resolved):
         check_outside(resolved)
     last = iterations or resolved.iterations
-    with writing(paths, resolved, progress.say), published(paths, resolved, last):
+    with writing(paths, resolved, progress.say), published(paths, resolved, last, "iteration"):
         if next_to_draw(paths) <= last:
             take_up(paths, resolved)
         history = History(paths)

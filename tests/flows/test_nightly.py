@@ -13,8 +13,9 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from flows.config import NightsConfig
-from flows.nightly import spend
+from flows.branch import fork
+from flows.config import NightsConfig, RunConfig
+from flows.nightly import _Desk, departures, spend
 from flows.nights import (
     Night,
     again,
@@ -27,9 +28,10 @@ from flows.nights import (
     zone,
 )
 from flows.perform import perform
-from flows.promotion import promoted, promotion
+from flows.promotion import against_promoted, baseline, promote, promoted, promotion
 from flows.runs import History, open_run
-from stages.contract.errors import ConfigError
+from stages.contract.config import config_digest
+from stages.contract.errors import ArtifactError, ConfigError
 from stages.contract.lock import run_lock
 from stages.contract.paths import RunPaths
 from tests.flows.conftest import ROOT, SMALL, environment, run_grpo
@@ -188,6 +190,69 @@ def test_by_the_command_a_policy_is_promoted_by_hand_and_served_by_that_word(sma
     perform(paths.root, "update", 2, {"update.epochs": 1})
     changed = run_grpo(tmp_path, "export", "small", "--promoted", "--to", "there")
     assert changed.returncode == 2 and "was made again after it was promoted" in changed.stderr
+
+
+def desk(paths: RunPaths, config: RunConfig, night: Night) -> _Desk:
+    write_night(paths, night)
+    return _Desk(paths, config, config.nights, lambda: BEGIN, night)
+
+
+def test_a_night_that_was_killed_after_its_verdict_keeps_it(small_folder, tmp_path) -> None:
+    shutil.copytree(small_folder / "artifacts/small", tmp_path / "small")
+    paths, config = open_run(tmp_path, "small")
+    promote(paths, 3, "better")
+    begun = new_night("2026-03-27", BEGIN, 1, NightsConfig(iterations=2)).model_copy(update={"last": 3})
+    killed_before_its_record = desk(paths, config, begun)
+    killed_before_its_record.judge()
+    assert the_night(paths, "2026-03-27").promoted and killed_before_its_record.night.why == "better"
+    judged = desk(paths, config, begun.model_copy(update={"promoted": False, "why": "worse"}))
+    judged.judge()
+    assert (judged.night.promoted, judged.night.why) == (False, "worse")
+    idle = desk(paths, config, begun.model_copy(update={"before": 3}))
+    idle.judge()
+    assert not idle.night.promoted and "no policy after the promoted one, that of iteration 3" in idle.night.why
+
+
+def test_a_night_is_not_over_before_its_report_is_written(small_folder, tmp_path) -> None:
+    shutil.copytree(small_folder / "artifacts/small", tmp_path / "small")
+    paths, config = open_run(tmp_path, "small")
+    promote(paths, 3, "better")
+    night = desk(paths, config, record(before=1, last=3, promoted=True, why="better"))
+    (paths.nights / "2026-03-27.md").mkdir()
+    with pytest.raises(OSError, match=r"2026-03-27\.md"):
+        night.close()
+    assert the_night(paths, "2026-03-27").status == "running"
+    (paths.nights / "2026-03-27.md").rmdir()
+    assert night.close() == "iteration 3 promoted: better"
+    assert the_night(paths, "2026-03-27").status == "done" and "Iteration 3 promoted" in morning(paths, "2026-03-27")
+
+
+def test_in_a_fork_the_policy_that_it_parted_from_is_to_be_beaten(small_folder, tmp_path) -> None:
+    shutil.copytree(small_folder / "artifacts/small", tmp_path / "small")
+    small, _ = open_run(tmp_path, "small")
+    small.config.write_text(re.sub(r"(?m)^evaluate:\n(  .*\n)+", "evaluate: null\n", small.config.read_text()))
+    assert open_run(tmp_path, "small")[1].evaluate is None and baseline(small) == 0
+    paths = fork(tmp_path, "small", 2, "parted", {"evaluate.prompts": 8, "evaluate.samples": 1}, print)
+    config = open_run(tmp_path, "parted")[1]
+    assert baseline(paths) == 2
+    # Its iteration was not evaluated by a configuration of its own: it is by the fork's.
+    there, wanted = History(paths).config(2, config).section("evaluate"), config.section("evaluate")
+    assert there["evaluate"] is None
+    perform(paths.root, "evaluate", 2, departures(there, wanted))
+    done = History(paths).manifest(2, "evaluate")
+    assert done is not None and done.config_digest == config_digest(wanted)
+    promote(paths, 1, "by hand")
+    assert baseline(paths) == 1
+
+
+def test_a_promoted_policy_that_was_made_again_is_nothing_to_compare_with(small_folder, tmp_path) -> None:
+    shutil.copytree(small_folder / "artifacts/small", tmp_path / "small")
+    paths, config = open_run(tmp_path, "small")
+    promote(paths, 2, "better")
+    assert against_promoted(paths, config, 3).prompts == 16
+    perform(paths.root, "update", 2, {"update.epochs": 1})
+    with pytest.raises(ArtifactError, match="the policy of iteration 2 was made again after it was promoted"):
+        against_promoted(paths, config, 3)
 
 
 def record(**changes: object) -> Night:
