@@ -14,7 +14,8 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from flows.branch import fork
-from flows.config import NightsConfig, RunConfig
+from flows.config import NightsConfig, RunConfig, read_config
+from flows.decisions import decide
 from flows.nightly import _Desk, departures, spend
 from flows.nights import (
     Night,
@@ -29,7 +30,8 @@ from flows.nights import (
 )
 from flows.perform import perform
 from flows.promotion import against_promoted, baseline, promote, promoted, promotion
-from flows.runs import History, open_run
+from flows.resume import stages_of
+from flows.runs import History, open_run, writing
 from stages.contract.config import config_digest
 from stages.contract.errors import ArtifactError, ConfigError
 from stages.contract.lock import run_lock
@@ -37,7 +39,7 @@ from stages.contract.paths import RunPaths
 from tests.flows.conftest import ROOT, SMALL, environment, run_grpo
 from tests.flows.serving import eventually
 
-SHORT = "score.rewards=[{type: length, target: 2, limit: 6}]"  # to be brief is learned in a few iterations
+SHORT = [{"type": "length", "target": 2, "limit": 6}]  # to be brief is learned in a few iterations
 BEGIN = datetime(2026, 3, 27, 1, tzinfo=UTC)  # 02:00 in Berlin; summer time begins two nights later
 
 
@@ -66,22 +68,26 @@ def morning(paths: RunPaths, date: str) -> str:
 
 def test_three_nights_one_better_one_worse_one_killed(served) -> None:
     folder, paths = served.folder, RunPaths(served.folder / "artifacts/nights")
-    sizes = (
-        "gate=before_promote",
-        "evaluate.prompts=8",
-        "nights.prompts=64",
-        "nights.samples=4",
-        "nights.iterations=3",
-    )
-    settings = [word for setting in (SHORT, *sizes) for word in ("--set", setting)]
-    done = run_grpo(folder, "train", SMALL, "--run", "nights", "--iterations", 1, *settings)
-    assert done.returncode == 0, done.stderr
+    settings = {
+        "run": "nights",
+        "score.rewards": SHORT,
+        "gate": "before_promote",
+        "evaluate.prompts": 8,
+        "nights.prompts": 64,
+        "nights.samples": 4,
+        "nights.iterations": 3,
+    }
+    config = read_config(SMALL, settings)
+    with writing(paths, config, print):
+        for k in (0, 1):
+            for stage in stages_of(History(paths), config, k):
+                perform(paths.root, stage, k, {})
     assert promoted(paths) is None
 
     # The first night trains well, and someone has to agree.
     assert "the promotion of iteration 4 waits for a decision" in said(night_at(folder, BEGIN, "nights"))
     assert the_night(paths, "2026-03-27").status == "waiting" and promoted(paths) == 0
-    assert run_grpo(folder, "approve", "nights").returncode == 0
+    decide(paths, config, "approved", "", {})
     out = said(night_at(folder, BEGIN + timedelta(hours=5), "nights"))
     night = the_night(paths, "2026-03-27")
     assert night.status == "done" and (night.before, night.last) == (1, 4) and night.promoted, out
@@ -103,14 +109,18 @@ def test_three_nights_one_better_one_worse_one_killed(served) -> None:
     assert "worse than the promoted policy beyond noise" in night.why
     page = morning(paths, "2026-03-28")
     assert "**Iteration 7 held back**" in page and "grpo fork nights --at 4" in page
-    told = served.api("POST", "/events/filter", {"filter": {"event": {"name": ["grpo-flows.night.held-back"]}}})
-    assert [event["payload"]["date"] for event in told["events"]] == ["2026-03-28"]
+    held_back = {"filter": {"event": {"name": ["grpo-flows.night.held-back"]}}}
+    told = eventually(
+        lambda: served.api("POST", "/events/filter", held_back)["events"], 60
+    )  # it stores them in batches
+    assert [event["payload"]["date"] for event in told] == ["2026-03-28"]
     artifact = served.api("GET", "/artifacts/nights-night/latest")
     assert artifact["data"].startswith("# nights · night of 2026-03-28")
 
     # The third one is killed, and started again an hour later; a twin of the run is spared.
     shutil.copytree(paths.root, folder / "artifacts/spared")
     third = BEGIN + timedelta(days=2)
+    twin = night_at(folder, third, "spared")
     process = night_at(folder, third, "nights")
     eventually(lambda: paths.stage(8, "score").is_dir() or process.poll() is not None, 300)
     process.send_signal(signal.SIGKILL)
@@ -124,7 +134,7 @@ def test_three_nights_one_better_one_worse_one_killed(served) -> None:
     assert night.status == "done" and (night.before, night.last, night.starts) == (7, 10, 2), out
     assert third <= night.began < third + timedelta(minutes=59)  # its hours count from there
     assert "begun 2 times" in morning(paths, "2026-03-29")
-    said(night_at(folder, third, "spared"))
+    said(twin)
     spared = RunPaths(folder / "artifacts/spared")
     assert History(paths).policy_digest(10) == History(spared).policy_digest(10)
     assert the_night(spared, "2026-03-29").why == night.why
