@@ -6,7 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from flows.decisions import Question, digest_of, keep, now, open_question, read_question, write
+from flows.decisions import Question, asked, decide, digest_of, keep, now, open_question, read_question, write
+from flows.perform import perform
+from flows.runs import open_run
+from stages.contract.errors import ConfigError
 from stages.contract.manifest import Manifest, read_manifest
 from stages.contract.paths import RunPaths
 from tests.flows.conftest import SMALL, run_grpo
@@ -30,7 +33,8 @@ def folder(small_folder: Path, tmp_path: Path) -> Path:
 
 def test_in_the_terminal_the_run_stops_before_the_update_until_someone_approves(folder: Path) -> None:
     paths = RunPaths(folder / "artifacts/small")
-    assert "no gate of small waits" in run_grpo(folder, "approve", "small").stderr
+    with pytest.raises(ConfigError, match="no gate of small waits"):
+        asked(paths, open_run(folder / "artifacts", "small")[1], {})
     stopped = run_grpo(folder, *GATED)
     assert stopped.returncode == 2
     assert "the update of iteration 4 waits for a decision: `grpo approve small`" in stopped.stderr
@@ -38,8 +42,8 @@ def test_in_the_terminal_the_run_stops_before_the_update_until_someone_approves(
 
     wrong = run_grpo(folder, "approve", "small", "--set", "update.epoch=3")
     assert wrong.returncode == 2 and "did you mean 'epochs'" in wrong.stderr
-    foreign = run_grpo(folder, "approve", "small", "--set", "sample.prompts=3")
-    assert foreign.returncode == 2 and "begin with `update.`" in foreign.stderr
+    with pytest.raises(ConfigError, match=r"begin with `update\.`"):
+        asked(paths, open_run(folder / "artifacts", "small")[1], {"sample.prompts": 3})
 
     assert run_grpo(folder, "reject", "small", "--note", "too short").returncode == 0
     rejected = run_grpo(folder, *GATED)
@@ -61,9 +65,8 @@ def test_in_the_terminal_the_run_stops_before_the_update_until_someone_approves(
 def test_what_is_made_anew_is_asked_about_anew(folder: Path) -> None:
     paths = RunPaths(folder / "artifacts/small")
     assert run_grpo(folder, *GATED).returncode == 2
-    assert run_grpo(folder, "approve", "small").returncode == 0
-    rerun = run_grpo(folder, "stage", "advantage", "small", "--iteration", 4, "--set", "advantage.scale=none")
-    assert rerun.returncode == 0, rerun.stderr
+    decide(paths, open_run(folder / "artifacts", "small")[1], "approved", "", {})
+    perform(paths.root, "advantage", 4, {"advantage.scale": "none"})
     again = run_grpo(folder, *GATED)
     assert again.returncode == 2 and "waits for a decision" in again.stderr
     assert not paths.stage(4, "update").exists()
