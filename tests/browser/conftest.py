@@ -24,7 +24,7 @@ CONFIGS = {
 }
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """A server in a folder with a few configurations; two runs at a time."""
     folder = tmp_path_factory.mktemp("browser")
@@ -35,7 +35,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         yield server
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # while there is a browser, its event loop runs: no other test may meet it
 def ui(served: Served, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ui]:
     """The UI in a browser. Pictures are temporary; with `GRPO_SCREENSHOTS=1` the README's are taken anew."""
     shots = tmp_path_factory.mktemp("screenshots")

@@ -29,7 +29,7 @@ def run_grpo(folder: Path, *arguments: str | Path, **variables: str) -> subproce
     """Runs `grpo` in a folder, with these variables beside its environment."""
     command = [str(GRPO), *map(str, arguments)]
     return subprocess.run(
-        command, cwd=folder, env=environment() | variables, capture_output=True, text=True, timeout=600, check=False
+        command, cwd=folder, env=environment() | variables, capture_output=True, text=True, timeout=1800, check=False
     )
 
 
