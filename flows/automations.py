@@ -52,7 +52,7 @@ def crash_rules(deployments: Collection[UUID], whole_server: bool) -> list[Autom
     served = specification({"prefect.resource.id": [f"prefect.deployment.{identity}" for identity in deployments]})
     flow_runs = {"prefect.resource.id": ["prefect.flow-run.*"]}
     silence = EventTrigger(
-        after={"prefect.flow-run.heartbeat"},
+        after={"prefect.flow-run.Running", "prefect.flow-run.heartbeat"},  # it may die before its first heartbeat
         expect={"prefect.flow-run.*"},
         match=specification(flow_runs),
         match_related=specification({}) if whole_server else served,
