@@ -18,7 +18,8 @@ from stages.evaluate.config import EvaluateConfig, PromotionConfig
 from stages.model.config import CriticConfig, FolderStart
 from stages.prompts.config import FileSource, PromptsConfig, ReasoningGymSource
 from stages.sample.config import SampleConfig
-from stages.score.config import AverageReference, ReasoningGymReward, ScoreConfig, reward_name
+from stages.score.config import AverageReference, ScoreConfig
+from stages.score.reward_config import ReasoningGymReward, reward_name
 from stages.update.config import UpdateConfig
 from stages.warmstart.config import FileDemonstrations, FolderModel, WarmstartConfig
 

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 KEY = ("prompt_id", "sample")
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """Raised with each change of a schema. Tables of older versions are read: a column that came later is null in them.
 
-1: the first. 2: scores have values, token_rewards, step_ends and weights, advantages have returns."""
+1: the first. 2: scores have values, token_rewards, step_ends and weights, advantages have returns.
+3: rollouts have messages and format."""
 CONSTANT_GROUP = "constant group"
 """The `reason` of a row that is not trained on because all rewards of its group are equal."""
 
@@ -105,6 +106,8 @@ ROLLOUTS = Table(
         pa.field("answer", pa.string()),
         _required("metadata", pa.string()),
         _required("policy_digest", pa.string()),  # of the behaviour policy's folder
+        pa.field("messages", _messages),  # what was asked, as in the table of prompts
+        pa.field("format", pa.string()),  # chat | text
     ),
 )
 

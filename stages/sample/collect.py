@@ -180,9 +180,9 @@ def _frame(
 ) -> pl.DataFrame:
     flat = [completion for group in answers for completion in group]
     group = len(flat) // len(asked.tokens)
-    columns: dict[str, Any] = {
-        name: asked.prompts[name].repeat_by(group).explode() for name in ("prompt_id", "task", "answer", "metadata")
-    }
+    prompts = asked.prompts[[row for row in range(asked.prompts.height) for _ in range(group)]]
+    same = ("prompt_id", "task", "answer", "metadata", "messages", "format")
+    columns: dict[str, Any] = {name: prompts[name] for name in same}
     columns |= {
         "sample": list(range(group)) * len(asked.tokens),
         "prompt": [text for text in asked.texts for _ in range(group)],

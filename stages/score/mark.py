@@ -20,6 +20,15 @@ class Item:
     task: str
     answer: str | None
     metadata: dict[str, Any]
+    messages: tuple[dict[str, str], ...] = ()
+    """What was asked, each with role and content."""
+    conversational: bool = True
+    """Whether the prompt was asked as a conversation, by the chat template; else as plain text."""
+    token_ids: tuple[int, ...] = ()
+    """The completion's tokens [T]."""
+    prompt_id: str = ""
+    sample: int = 0
+    """Number of the completion among its prompt's."""
 
 
 @dataclass(frozen=True)

@@ -17,17 +17,9 @@ from stages.contract.workspace import Job, Workspace, open_stage
 from stages.model.config import CriticStart
 from stages.score.answer import extract
 from stages.score.combine import failures, weighted
-from stages.score.config import (
-    STEPWISE,
-    AnswerReward,
-    AverageReference,
-    Reference,
-    RefreshedReference,
-    ScoreConfig,
-    StartReference,
-    reward_name,
-)
+from stages.score.config import AverageReference, Reference, RefreshedReference, ScoreConfig, StartReference
 from stages.score.mark import Item
+from stages.score.reward_config import STEPWISE, AnswerReward, reward_name
 from stages.score.rewards import judge
 from stages.score.steps import Decode, placed
 
@@ -40,7 +32,8 @@ def run(job: Job, config: ScoreConfig, critic: CriticStart | None = None) -> Non
         judged = len(config.rewards) * rollouts.height
         total = judged + ((config.reference is not None) + (critic is not None)) * rollouts.height
         with desk.timed("rewards"):
-            scores = score_rows(rollouts, config, _decoder(job, desk, config), part_of(job.progress, 0, total))
+            told = part_of(job.progress, 0, total)
+            scores = score_rows(rollouts, config, job.device, _decoder(job, desk, config), told)
         if config.reference is not None:
             from stages.contract.policy import take_policy
             from stages.score.frozen import reference_logprobs
@@ -78,25 +71,25 @@ def reference_folder(paths: RunPaths, k: int, reference: Reference) -> Path:
 
 
 def score_rows(
-    rollouts: pl.DataFrame, config: ScoreConfig, decode: Decode | None = None, progress: Progress = no_progress
+    rollouts: pl.DataFrame,
+    config: ScoreConfig,
+    device: str = "cpu",
+    decode: Decode | None = None,
+    progress: Progress = no_progress,
 ) -> pl.DataFrame:
     """The table `scores` of a table of rollouts, without log-probabilities.
 
     Args:
         rollouts: the completions.
         config: the rewards.
+        device: where a reward that is a model computes.
         decode: tells at which tokens steps end; without it rewards of steps are only summed.
         progress: told of judgements: a reward's word on a row is one.
     """
-    items = [
-        Item(row["completion"], row["length"], row["task"], row["answer"], json.loads(row["metadata"]))
-        for row in rollouts.select(
-            "completion", pl.col("completion_tokens").list.len().alias("length"), "task", "answer", "metadata"
-        ).iter_rows(named=True)
-    ]
+    items = items_of(rollouts)
     total = len(config.rewards) * len(items)
     marks = {
-        reward_name(reward): judge(reward, items, part_of(progress, i * len(items), total))
+        reward_name(reward): judge(reward, items, device, part_of(progress, i * len(items), total))
         for i, reward in enumerate(config.rewards)
     }
     weights = {reward_name(reward): reward.weight for reward in config.rewards}
@@ -122,6 +115,25 @@ def score_rows(
             "step_ends": [ends for _, ends in placements],
         }
     return tables.frame(SCORES, columns)
+
+
+def items_of(rollouts: pl.DataFrame) -> list[Item]:
+    """What the rewards are given of each row; in rollouts of older code, the prompt's text is its only message."""
+    return [
+        Item(
+            row["completion"],
+            len(row["completion_tokens"]),
+            row["task"],
+            row["answer"],
+            json.loads(row["metadata"]),
+            tuple(row["messages"] or [{"role": "user", "content": row["prompt"]}]),
+            row["format"] == "chat",
+            tuple(row["completion_tokens"]),
+            row["prompt_id"],
+            row["sample"],
+        )
+        for row in rollouts.iter_rows(named=True)
+    ]
 
 
 def _decoder(job: Job, desk: Workspace, config: ScoreConfig) -> Decode | None:

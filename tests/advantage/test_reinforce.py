@@ -118,6 +118,7 @@ def write_inputs(paths, k, rewards, digest="d" * 64, reference=None):
     texts = dict.fromkeys(("prompt", "completion", "task", "metadata"), ["{}"] * n)
     drawn = {"prompt_tokens": [[1]] * n, "completion_tokens": [[1]] * n, "sampler_logprobs": [[-1.0]] * n}
     rest = {"finish_reason": ["stop"] * n, "temperature": [1.0] * n, "seed": [0] * n, "answer": [None] * n}
+    rest |= {"messages": [None] * n, "format": [None] * n}
     rollouts = key | texts | drawn | rest | {"policy_digest": [digest] * n}
     lists = ("error", "extracted", "values", "token_rewards", "step_ends")
     scores = key | {"reward": rewards} | dict.fromkeys(lists, [None] * n)

@@ -63,6 +63,8 @@ EXAMPLES: dict[str, tuple[Table, dict[str, Any]]] = {
             "task": ["sums"] * 3,
             "answer": ["2", "2", None],
             "metadata": ["{}"] * 3,
+            "messages": [None] * 3,
+            "format": [None] * 3,
             "policy_digest": ["d" * 64] * 3,
         },
     ),

@@ -170,6 +170,8 @@ def answered(desk: Workspace, prompts: pl.DataFrame, policy: Path, seed_of: Call
         "task": ["digits"] * len(keys),
         "answer": [None] * len(keys),
         "metadata": ["{}"] * len(keys),
+        "messages": [None] * len(keys),
+        "format": [None] * len(keys),
         "policy_digest": [digest] * len(keys),
     }
     return tables.frame(ROLLOUTS, columns)

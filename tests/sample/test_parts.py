@@ -35,6 +35,8 @@ def rollouts(first=20):
         "task": ["sums", "sums"],
         "answer": ["3", None],
         "metadata": ["{}", "{}"],
+        "messages": [[{"role": "user", "content": "1 + 2"}], None],
+        "format": ["chat", None],
         "policy_digest": ["digest", "digest"],
     }
     return tables.frame(ROLLOUTS, columns)

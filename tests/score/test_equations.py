@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from stages.advantage.batch import batch_of
 from stages.model.load import load_tokenizer
 from stages.score.arithmetic import holds, value
-from stages.score.config import EquationsReward, ScoreConfig
+from stages.score.config import ScoreConfig
 from stages.score.mark import Item, Mark
+from stages.score.reward_config import EquationsReward
 from stages.score.rewards import judge
 from stages.score.stage import score_rows
 from stages.score.steps import placed, token_at
@@ -112,7 +113,7 @@ def test_the_table_says_what_each_token_earned(tiny_policy):
     config = ScoreConfig.model_validate(
         {"rewards": [{"type": "equations", "weight": 0.5}, {"type": "length", "target": 1, "limit": 100}]}
     )
-    scores = score_rows(rows, config, tokenizer.decode)
+    scores = score_rows(rows, config, decode=tokenizer.decode)
     assert scores["step_ends"].to_list() == [[4, 8, 12], []]
     assert scores["token_rewards"][0].to_list() == [0, 0, 0, 0, 0.5, 0, 0, 0, 0, 0, 0, 0, 0.5]
     assert scores["token_rewards"][1].to_list() == [0]

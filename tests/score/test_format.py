@@ -4,8 +4,8 @@ import time
 
 import pytest
 
-from stages.score.config import FormatReward
 from stages.score.mark import Item
+from stages.score.reward_config import FormatReward
 from stages.score.rewards import judge
 
 BOTH = FormatReward(type="format")

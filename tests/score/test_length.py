@@ -3,8 +3,8 @@
 import pytest
 from pydantic import ValidationError
 
-from stages.score.config import LengthReward
 from stages.score.mark import Item
+from stages.score.reward_config import LengthReward
 from stages.score.rewards import judge
 
 

@@ -6,9 +6,9 @@ from fractions import Fraction
 import pytest
 
 from stages.contract.errors import DataError
-from stages.score.config import MathReward
 from stages.score.expression import number
 from stages.score.mark import Item
+from stages.score.reward_config import MathReward
 from stages.score.rewards import judge
 
 RIGHT = r"""

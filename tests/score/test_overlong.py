@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from stages.score.config import OverlongReward
 from stages.score.mark import Item
+from stages.score.reward_config import OverlongReward
 from stages.score.rewards import judge
 
 TRL = pytest.importorskip("trl.rewards")

@@ -106,7 +106,7 @@ def test_workers_start_from_a_console_script(tmp_path):
         "import sys\n"
         "from flows.cli import main\n"
         "if __name__ == '__main__':\n"
-        "    from stages.score.config import MathReward\n"
+        "    from stages.score.reward_config import MathReward\n"
         "    from stages.score.mark import Item\n"
         "    from stages.score.rewards import judge\n"
         "    marks = judge(MathReward(type='math'), [Item('1+x', 3, 'algebra', 'x+1', {})] * 3)\n"

@@ -7,8 +7,8 @@ import pytest
 from stages.contract.errors import ConfigError
 from stages.prompts.config import ReasoningGymSource
 from stages.prompts.sources import load
-from stages.score.config import ReasoningGymReward
 from stages.score.mark import Item
+from stages.score.reward_config import ReasoningGymReward
 from stages.score.rewards import judge
 from stages.score.rewards.reasoning_gym import REFUSED, check_family
 

@@ -23,6 +23,9 @@ def rollouts(*rows):
         {
             "prompt_id": [f"p{i // 2}" for i in range(len(rows))],
             "sample": [i % 2 for i in range(len(rows))],
+            "prompt": ["What is asked."] * len(rows),
+            "messages": [[{"role": "user", "content": "What is asked."}]] * len(rows),
+            "format": ["chat"] * len(rows),
             "completion": [row[0] for row in rows],
             "completion_tokens": [[1] * row[1] for row in rows],
             "task": [row[2] for row in rows],

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from typing import assert_never
 
 from stages.contract.progress import Progress, no_progress
-from stages.score.config import (
+from stages.score.mark import Item, Mark, null
+from stages.score.reward_config import (
     EquationsReward,
     FormatReward,
     LengthReward,
@@ -13,22 +14,28 @@ from stages.score.config import (
     ReasoningGymReward,
     Reward,
 )
-from stages.score.mark import Item, Mark, null
 from stages.score.rewards import equations, length, math, overlong, reasoning_gym
 from stages.score.rewards import format as format_reward
 
 
-def judge(reward: Reward, items: Sequence[Item], progress: Progress = no_progress) -> list[Mark]:
-    """A mark for each item, in order; items of tasks that the reward does not judge get status `null`."""
+def judge(reward: Reward, items: Sequence[Item], device: str = "cpu", progress: Progress = no_progress) -> list[Mark]:
+    """A mark for each item, in order; items of tasks that the reward does not judge get status `null`.
+
+    Args:
+        reward: what judges.
+        items: completions.
+        device: where a reward that is a model computes: `cpu`, `cuda`.
+        progress: told of items that have their mark.
+    """
     mine = [i for i, item in enumerate(items) if reward.tasks is None or item.task in reward.tasks]
     marks = [null() for _ in items]
-    for i, mark in zip(mine, _judge(reward, [items[i] for i in mine], progress), strict=True):
+    for i, mark in zip(mine, _judge(reward, [items[i] for i in mine], device, progress), strict=True):
         marks[i] = mark
     progress(len(items), len(items))
     return marks
 
 
-def _judge(reward: Reward, items: Sequence[Item], progress: Progress) -> list[Mark]:
+def _judge(reward: Reward, items: Sequence[Item], device: str, progress: Progress) -> list[Mark]:
     match reward:
         case ReasoningGymReward():
             return reasoning_gym.judge(reward, items, progress)

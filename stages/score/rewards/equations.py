@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 from stages.score.arithmetic import holds, lines
-from stages.score.config import EquationsReward
 from stages.score.mark import Item, Mark, stepwise
+from stages.score.reward_config import EquationsReward
 
 
 def judge(reward: EquationsReward, items: Sequence[Item]) -> list[Mark]:

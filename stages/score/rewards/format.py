@@ -3,8 +3,8 @@
 import re
 from collections.abc import Sequence
 
-from stages.score.config import FormatReward
 from stages.score.mark import Item, Mark, ok
+from stages.score.reward_config import FormatReward
 
 TAGS = re.compile(r"</?(?:think|answer)>")
 

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from stages.score.config import LengthReward
 from stages.score.mark import Item, Mark, ok
+from stages.score.reward_config import LengthReward
 
 
 def judge(reward: LengthReward, items: Sequence[Item]) -> list[Mark]:

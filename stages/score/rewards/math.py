@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from stages.contract.errors import DataError
 from stages.contract.progress import Progress, no_progress, part_of
 from stages.score.answer import extract
-from stages.score.config import MathReward
 from stages.score.expression import Pair, clean, comparable, number
 from stages.score.mark import Item, Mark, ok
 from stages.score.pool import run_limited
+from stages.score.reward_config import MathReward
 
 
 def judge(reward: MathReward, items: Sequence[Item], progress: Progress = no_progress) -> list[Mark]:

@@ -7,8 +7,8 @@ from typing import Any
 from stages.contract.errors import ConfigError
 from stages.contract.progress import Progress, no_progress
 from stages.score.answer import extract
-from stages.score.config import ReasoningGymReward
 from stages.score.mark import Item, Mark, error, ok
+from stages.score.reward_config import ReasoningGymReward
 
 TOLD_EVERY = 64
 """Rows between two words on the progress."""

@@ -1,0 +1,108 @@
+"""Configuration of the rewards: a class each, told apart by `type`."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from stages.contract.config import Config
+
+
+class RewardConfig(Config):
+    """What every reward has."""
+
+    weight: float = 1.0
+    """Factor in the weighted sum; 0 records the reward without using it."""
+    name: str | None = Field(default=None, pattern=r"^[a-z][a-z0-9_]*$")
+    """Name of its columns `reward_<name>` and `status_<name>`; null takes the type."""
+    tasks: tuple[str, ...] | None = None
+    """Tasks that it judges; null judges all. Rows of other tasks have status `null`."""
+
+
+class AnswerReward(RewardConfig):
+    """A reward that looks at the completion's answer."""
+
+    extract: Literal["text", "answer_tag", "boxed", "last_number"] = "text"
+    r"""The answer: the whole completion, its last `<answer>…</answer>`, its last `\boxed{…}`, or its last number."""
+
+
+class ReasoningGymReward(AnswerReward):
+    """The verifier of the reasoning-gym family that posed the problem."""
+
+    type: Literal["reasoning_gym"]
+    partial_credit: bool = False
+    """Whether scores between 0 and 1 count as they are; else all below 1 is 0."""
+
+
+class MathReward(AnswerReward):
+    """1 where the answer equals the right one: as text, as a number, or by math-verify."""
+
+    type: Literal["math"]
+    timeout: float = Field(default=5.0, gt=0)
+    """Seconds of processor time that math-verify may take for a row."""
+
+
+class FormatReward(RewardConfig):
+    """1 where the completion has its parts once and in order: think tags closed, then the answer in its tags."""
+
+    type: Literal["format"]
+    think: bool = True
+    """Whether `<think>…</think>` must come first."""
+    answer: bool = True
+    """Whether `<answer>…</answer>` must come last."""
+
+
+class LengthReward(RewardConfig):
+    """Falls from 1 at `target` tokens or fewer to 0 at `limit` tokens or more."""
+
+    type: Literal["length"]
+    target: int = Field(ge=0)
+    """Tokens up to which the reward is 1."""
+    limit: int = Field(gt=0)
+    """Tokens from which the reward is 0."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.limit <= self.target:
+            raise ValueError(f"limit {self.limit} must be greater than target {self.target}")
+        return self
+
+
+class OverlongReward(RewardConfig):
+    """DAPO's soft punishment of length: 0 up to `limit - cache` tokens, then down to -1 at `limit`."""
+
+    type: Literal["overlong"]
+    limit: int = Field(gt=0)
+    """Tokens from which the reward is -1; in DAPO the longest completion that is drawn."""
+    cache: int = Field(gt=0)
+    """Tokens before the limit over which the reward falls."""
+
+    @model_validator(mode="after")
+    def _room(self) -> Self:
+        if self.cache > self.limit:
+            raise ValueError(f"cache {self.cache} must not be greater than limit {self.limit}")
+        return self
+
+
+class EquationsReward(RewardConfig):
+    """A reward for each step: for each line that states an equation of numbers, whether it holds."""
+
+    type: Literal["equations"]
+    separator: str = Field(default="\n", min_length=1)
+    """What lies between two steps."""
+    right: float = 1.0
+    """Reward of an equation that holds."""
+    wrong: float = 0.0
+    """Reward of one that does not."""
+
+
+Reward = Annotated[
+    ReasoningGymReward | MathReward | FormatReward | LengthReward | OverlongReward | EquationsReward,
+    Field(discriminator="type"),
+]
+STEPWISE = (EquationsReward,)
+"""Rewards that judge steps: they say where in the completion each part was earned."""
+
+
+def reward_name(config: RewardConfig) -> str:
+    """The name of a reward's columns."""
+    return config.name or str(getattr(config, "type"))  # noqa: B009 - every member of the union has a type
