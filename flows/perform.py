@@ -56,7 +56,7 @@ def _run(job: Job, stage: str, config: RunConfig) -> None:
             import stages.sample.stage
 
             engine = _engine(config, job)
-            stages.sample.stage.run(job, config.sample, engine, _judge(config, job.device), config.section("sample"))
+            stages.sample.stage.run(job, config.sample, engine, _judge(config, job), config.section("sample"))
         case "score":
             import stages.score.stage
 
@@ -75,13 +75,13 @@ def _run(job: Job, stage: str, config: RunConfig) -> None:
             raise AssertionError(stage)
 
 
-def _judge(config: RunConfig, device: str) -> Callable[[pl.DataFrame], pl.Series]:
+def _judge(config: RunConfig, job: Job) -> Callable[[pl.DataFrame], pl.Series]:
     """Gives completions the rewards that the stage `score` will give them."""
 
     def judge(rollouts: pl.DataFrame) -> pl.Series:
         from stages.score.stage import score_rows
 
-        return score_rows(rollouts, config.score, device)["reward"]
+        return score_rows(rollouts, config.score, job.device, iteration=job.iteration)["reward"]
 
     return judge
 
@@ -104,7 +104,7 @@ def _evaluate(job: Job, config: RunConfig) -> None:
         return rollouts
 
     def judge(rollouts: pl.DataFrame) -> pl.DataFrame:
-        return score_rows(rollouts, config.score, job.device)
+        return score_rows(rollouts, config.score, job.device, iteration=job.iteration)
 
     section = config.section("evaluate")
     stages.evaluate.stage.run(job, settings, section, config.success(), draw, judge)

@@ -48,7 +48,9 @@ def joined(rollouts: pl.DataFrame, scores: pl.DataFrame) -> pl.DataFrame:
         "finish_reason",
         "policy_digest",
     )
-    judged = scores.drop("error", "extracted", *(name for name in scores.columns if name.startswith("status_")))
+    judged = scores.drop(
+        "error", "extracted", *(name for name in scores.columns if name.startswith(("status_", "note_")))
+    )
     return tables.join(drawn, judged, "rollouts and scores")
 
 

@@ -12,7 +12,7 @@ SCHEMA_VERSION = 3
 """Raised with each change of a schema. Tables of older versions are read: a column that came later is null in them.
 
 1: the first. 2: scores have values, token_rewards, step_ends and weights, advantages have returns.
-3: rollouts have messages and format."""
+3: rollouts have messages and format, scores notes of rewards."""
 CONSTANT_GROUP = "constant group"
 """The `reason` of a row that is not trained on because all rewards of its group are equal."""
 
@@ -125,7 +125,12 @@ SCORES = Table(
         ),  # [T], the part of `reward` earned at each token; null where all is the last's
         pa.field("step_ends", _ints),  # [S], ascending: the last token of each step that was judged
     ),
-    families=(("reward_", pa.float64()), ("status_", pa.string()), ("weight_", pa.float64())),
+    families=(
+        ("reward_", pa.float64()),
+        ("status_", pa.string()),
+        ("weight_", pa.float64()),
+        ("note_", pa.string()),  # JSON: what a reward said beside its value
+    ),
 )
 
 ADVANTAGES = Table(

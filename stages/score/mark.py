@@ -40,6 +40,8 @@ class Mark:
     message: str | None = None
     steps: tuple[tuple[int, float], ...] | None = None
     """(place in the completion's text where a step ends, its reward); the value is the sum. None: judged as a whole."""
+    note: str | None = None
+    """What the reward said beside its value, as JSON: a judge's answer, what a function logged."""
 
 
 def stepwise(steps: Sequence[tuple[int, float]]) -> Mark:

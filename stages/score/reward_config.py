@@ -1,5 +1,6 @@
 """Configuration of the rewards: a class each, told apart by `type`."""
 
+from fnmatch import fnmatchcase
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
@@ -15,7 +16,12 @@ class RewardConfig(Config):
     name: str | None = Field(default=None, pattern=r"^[a-z][a-z0-9_]*$")
     """Name of its columns `reward_<name>` and `status_<name>`; null takes the type."""
     tasks: tuple[str, ...] | None = None
-    """Tasks that it judges; null judges all. Rows of other tasks have status `null`."""
+    """Tasks that it judges, each a name or a pattern (`reasoning_gym/*`); null judges all. Rows of other tasks have
+    status `null`."""
+
+    def judges(self, task: str) -> bool:
+        """Whether it judges rows of this task."""
+        return self.tasks is None or any(fnmatchcase(task, pattern) for pattern in self.tasks)
 
 
 class AnswerReward(RewardConfig):

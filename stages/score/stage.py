@@ -33,7 +33,7 @@ def run(job: Job, config: ScoreConfig, critic: CriticStart | None = None) -> Non
         total = judged + ((config.reference is not None) + (critic is not None)) * rollouts.height
         with desk.timed("rewards"):
             told = part_of(job.progress, 0, total)
-            scores = score_rows(rollouts, config, job.device, _decoder(job, desk, config), told)
+            scores = score_rows(rollouts, config, job.device, _decoder(job, desk, config), told, job.iteration)
         if config.reference is not None:
             from stages.contract.policy import take_policy
             from stages.score.frozen import reference_logprobs
@@ -76,6 +76,7 @@ def score_rows(
     device: str = "cpu",
     decode: Decode | None = None,
     progress: Progress = no_progress,
+    iteration: int = 0,
 ) -> pl.DataFrame:
     """The table `scores` of a table of rollouts, without log-probabilities.
 
@@ -85,11 +86,12 @@ def score_rows(
         device: where a reward that is a model computes.
         decode: tells at which tokens steps end; without it rewards of steps are only summed.
         progress: told of judgements: a reward's word on a row is one.
+        iteration: of which the completions are.
     """
     items = items_of(rollouts)
     total = len(config.rewards) * len(items)
     marks = {
-        reward_name(reward): judge(reward, items, device, part_of(progress, i * len(items), total))
+        reward_name(reward): judge(reward, items, device, part_of(progress, i * len(items), total), iteration)
         for i, reward in enumerate(config.rewards)
     }
     weights = {reward_name(reward): reward.weight for reward in config.rewards}
@@ -104,6 +106,8 @@ def score_rows(
     for name, column in marks.items():
         columns |= {f"reward_{name}": [m.value for m in column], f"status_{name}": [m.status for m in column]}
         columns[f"weight_{name}"] = [weights[name]] * rollouts.height
+        if any(m.note is not None for m in column):
+            columns[f"note_{name}"] = [m.note for m in column]
     if decode is not None:
         judged = [(weights[reward_name(r)], marks[reward_name(r)]) for r in config.rewards if isinstance(r, STEPWISE)]
         placements = [
@@ -154,7 +158,7 @@ def _extracted(items: list[Item], config: ScoreConfig) -> list[str | None]:
     rewards = [reward for reward in config.rewards if isinstance(reward, AnswerReward)]
     out = []
     for item in items:
-        mine = [reward for reward in rewards if reward.tasks is None or item.task in reward.tasks]
+        mine = [reward for reward in rewards if reward.judges(item.task)]
         out.append(extract(item.completion, mine[0].extract) if mine else None)
     return out
 

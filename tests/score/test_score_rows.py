@@ -93,6 +93,11 @@ def test_a_row_that_no_reward_judges_has_no_reward():
     assert scores["extracted"].null_count() == 6
 
 
+def test_tasks_are_chosen_by_name_or_pattern():
+    config = ScoreConfig.model_validate({"rewards": [{"type": "format", "tasks": ["m*", "tal[jk]"]}]})
+    assert score_rows(ROLLOUTS, config)["status_format"].to_list() == ["ok", "ok", "ok", "null", "null", "ok"]
+
+
 def test_no_rollouts_give_an_empty_table_with_all_its_columns():
     scores = score_rows(ROLLOUTS.head(0), CONFIG)
     assert scores.height == 0

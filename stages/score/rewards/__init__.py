@@ -18,7 +18,13 @@ from stages.score.rewards import equations, length, math, overlong, reasoning_gy
 from stages.score.rewards import format as format_reward
 
 
-def judge(reward: Reward, items: Sequence[Item], device: str = "cpu", progress: Progress = no_progress) -> list[Mark]:
+def judge(
+    reward: Reward,
+    items: Sequence[Item],
+    device: str = "cpu",
+    progress: Progress = no_progress,
+    iteration: int = 0,
+) -> list[Mark]:
     """A mark for each item, in order; items of tasks that the reward does not judge get status `null`.
 
     Args:
@@ -26,8 +32,9 @@ def judge(reward: Reward, items: Sequence[Item], device: str = "cpu", progress: 
         items: completions.
         device: where a reward that is a model computes: `cpu`, `cuda`.
         progress: told of items that have their mark.
+        iteration: of which the items are.
     """
-    mine = [i for i, item in enumerate(items) if reward.tasks is None or item.task in reward.tasks]
+    mine = [i for i, item in enumerate(items) if reward.judges(item.task)]
     marks = [null() for _ in items]
     for i, mark in zip(mine, _judge(reward, [items[i] for i in mine], device, progress), strict=True):
         marks[i] = mark
