@@ -17,8 +17,9 @@ from stages.contract.errors import DataError
 from stages.contract.manifest import Manifest, read_manifest, stage_folders
 from stages.contract.paths import RunPaths
 from stages.contract.workspace import Job, open_stage
-from stages.prompts.config import FileSource, PromptsConfig, ReasoningGymSource
-from stages.prompts.sources import RawPrompt, load
+from stages.prompts.config import FileSource, PromptsConfig, ReasoningGymSource, RowsSource
+from stages.prompts.rows import RawPrompt
+from stages.prompts.sources import load
 from stages.prompts.stage import table
 
 SUFFIXES = (".jsonl", ".parquet")
@@ -125,12 +126,5 @@ def _read(path: Path, config: PromptsConfig) -> list[RawPrompt]:
             )
             for row in rows
         ]
-    return load(
-        FileSource(
-            type="file",
-            path=path,
-            prompt_field=source.prompt_field,
-            answer_field=source.answer_field,
-            task=source.task,
-        )
-    )
+    columns = source.model_dump(include=set(RowsSource.model_fields) - {"type"})
+    return load(FileSource(type="file", path=path, **columns))

@@ -24,21 +24,41 @@ class ReasoningGymSource(Config):
     """The family's own parameters, e.g. `{min_terms: 2}`."""
 
 
-class FileSource(Config):
+class RowsSource(Config):
+    """What sources of rows have in common: which column is what."""
+
+    type: str
+    prompt_field: str = "prompt"
+    """Column of the prompt: a text, or a list of messages `{role, content}`. Dots lead into nested columns."""
+    answer_field: str | None = "answer"
+    """Column of the right answer; null where there are none."""
+    task: str
+    """Name of the task, by which rewards can be chosen."""
+    task_field: str | None = None
+    """Column of each row's own task; null gives all rows the same `task`."""
+
+
+class FileSource(RowsSource):
     """A local JSONL or Parquet file, one prompt a row."""
 
     type: Literal["file"]
     path: Path
     """File ending in `.jsonl` or `.parquet`; a relative path counts from the working directory."""
-    prompt_field: str = "prompt"
-    """Column of the prompt: a text, or a list of messages `{role, content}`."""
-    answer_field: str | None = "answer"
-    """Column of the right answer; null where there are none."""
     task: str = "file"
     """Name of the task, by which rewards can be chosen."""
 
 
-class HuggingFaceSource(Config):
+class InlineSource(RowsSource):
+    """Rows that stand in the configuration itself, for a handful of prompts."""
+
+    type: Literal["inline"]
+    rows: tuple[dict[str, Any], ...] = Field(min_length=1)
+    """A mapping of columns for each prompt, e.g. `{prompt: 1 + 1, answer: 2}`."""
+    task: str = "inline"
+    """Name of the task, by which rewards can be chosen."""
+
+
+class HuggingFaceSource(RowsSource):
     """A Hugging Face dataset: a name on the hub, or a local folder written by `save_to_disk` or holding data files."""
 
     type: Literal["huggingface"]
@@ -50,15 +70,11 @@ class HuggingFaceSource(Config):
     """Split to read."""
     revision: str | None = None
     """Commit of the dataset on the hub; pin it so that the run can be repeated."""
-    prompt_field: str = "prompt"
-    """Column of the prompt: a text, or a list of messages `{role, content}`."""
-    answer_field: str | None = "answer"
-    """Column of the right answer; null where there are none."""
     task: str = "huggingface"
     """Name of the task, by which rewards can be chosen."""
 
 
-Source = Annotated[ReasoningGymSource | FileSource | HuggingFaceSource, Field(discriminator="type")]
+Source = Annotated[ReasoningGymSource | FileSource | InlineSource | HuggingFaceSource, Field(discriminator="type")]
 
 
 class PromptsConfig(Config):

@@ -1,26 +1,15 @@
 """Reads prompts from reasoning-gym, files and Hugging Face datasets. Heavy libraries are imported when needed."""
 
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, assert_never
 
 import polars as pl
 
 from stages.contract.errors import DataError
-from stages.prompts.config import FileSource, HuggingFaceSource, ReasoningGymSource, Source
-
-
-@dataclass(frozen=True)
-class RawPrompt:
-    """A prompt as its source says it."""
-
-    prompt: str | list[dict[str, str]]
-    """A text or messages."""
-    answer: str | None
-    task: str
-    metadata: Mapping[str, Any]
+from stages.prompts.config import FileSource, HuggingFaceSource, InlineSource, ReasoningGymSource, Source
+from stages.prompts.rows import RawPrompt, prompts_of
 
 
 def load(source: Source, field: str = "prompts.source") -> list[RawPrompt]:
@@ -33,9 +22,11 @@ def load(source: Source, field: str = "prompts.source") -> list[RawPrompt]:
         case ReasoningGymSource():
             prompts = list(_reasoning_gym(source, field))
         case FileSource():
-            prompts = list(_rows(_read_file(source.path, field), source, str(source.path), field))
+            prompts = list(prompts_of(_read_file(source.path, field), source, str(source.path), field))
+        case InlineSource():
+            prompts = list(prompts_of(source.rows, source, f"{field}.rows", field))
         case HuggingFaceSource():
-            prompts = list(_rows(_read_huggingface(source, field), source, source.path, field))
+            prompts = list(prompts_of(_read_huggingface(source, field), source, source.path, field))
         case _:
             assert_never(source)
     if not prompts:
@@ -103,35 +94,3 @@ def _read_huggingface(source: HuggingFaceSource, field: str) -> list[dict[str, A
     except StopIteration as error:  # what datasets raises for a data file without rows
         raise DataError(f"{field}: the dataset {source.path!r} has no rows") from error
     return [dict(row) for row in split]
-
-
-def _rows(
-    rows: list[dict[str, Any]], source: FileSource | HuggingFaceSource, where: str, field: str
-) -> Iterator[RawPrompt]:
-    for number, row in enumerate(rows, 1):
-        if source.prompt_field not in row:
-            raise DataError(f"{where}, row {number}: no column {source.prompt_field!r}, only {sorted(row)}")
-        prompt = _checked_prompt(row[source.prompt_field], f"{where}, row {number}, column {source.prompt_field!r}")
-        answer = None
-        if source.answer_field is not None:
-            answer = row.get(source.answer_field)
-            if answer is None or str(answer).strip() == "":
-                raise DataError(
-                    f"{where}, row {number}: no answer in column {source.answer_field!r}; fill it in, or set "
-                    f"{field}.answer_field to null if no reward needs answers"
-                )
-        used = {source.prompt_field, source.answer_field}
-        metadata = {name: value for name, value in row.items() if name not in used}
-        yield RawPrompt(prompt, None if answer is None else str(answer), source.task, metadata)
-
-
-def _checked_prompt(value: Any, where: str) -> str | list[dict[str, str]]:
-    match value:
-        case str() if value.strip():
-            return value
-        case [*messages] if messages and all(
-            isinstance(m, dict) and isinstance(m.get("role"), str) and isinstance(m.get("content"), str)
-            for m in messages
-        ):
-            return [{"role": m["role"], "content": m["content"]} for m in messages]
-    raise DataError(f"{where}: a text or a list of messages {{role, content}} is wanted, this is {value!r:.80}")

@@ -14,7 +14,8 @@ from stages.contract.config import deciding
 from stages.contract.errors import DataError
 from stages.contract.workspace import Job, open_stage
 from stages.prompts.config import FileSource, HuggingFaceSource, PromptsConfig
-from stages.prompts.sources import RawPrompt, load
+from stages.prompts.rows import RawPrompt
+from stages.prompts.sources import load
 from stages.prompts.split import split
 
 

@@ -20,7 +20,8 @@ from stages.contract.manifest import Manifest, read_manifest
 from stages.contract.paths import RunPaths
 from stages.contract.workspace import Job
 from stages.prompts.config import PromptsConfig
-from stages.prompts.sources import RawPrompt, load
+from stages.prompts.rows import RawPrompt
+from stages.prompts.sources import load
 from stages.prompts.split import is_heldout, split
 from stages.prompts.stage import run, table
 
@@ -137,9 +138,33 @@ def test_a_parquet_file_gives_the_same_as_a_jsonl_file(tmp_path: Path) -> None:
 def test_columns_and_task_go_by_the_names_given(tmp_path: Path) -> None:
     source = jsonl(tmp_path / "p.jsonl", [{"q": "1 + 1", "a": "2", "answer": "no"}])
     named = source | {"prompt_field": "q", "answer_field": "a", "task": "sums"}
-    assert load(config(named).source) == [RawPrompt("1 + 1", "2", "sums", {"answer": "no"})]
+    assert load(config(named).source) == [RawPrompt("1 + 1", "2", "sums", {"a": "2", "answer": "no"})]
     unanswered = source | {"prompt_field": "q", "answer_field": None}
     assert load(config(unanswered).source) == [RawPrompt("1 + 1", None, "file", {"a": "2", "answer": "no"})]
+
+
+def test_rows_may_stand_in_the_configuration() -> None:
+    rows = [
+        {"prompt": "1 + 1", "answer": 2, "kind": "sum"},
+        {"prompt": [{"role": "user", "content": "Hallo"}], "answer": {"b": [1]}, "kind": "talk"},
+    ]
+    source = {"type": "inline", "rows": rows, "task_field": "kind"}
+    assert load(config(source).source) == [
+        RawPrompt("1 + 1", "2", "sum", {"kind": "sum"}),
+        RawPrompt([{"role": "user", "content": "Hallo"}], '{"b": [1]}', "talk", {"kind": "talk"}),
+    ]
+    with pytest.raises(DataError, match=r"^prompts\.source\.rows, row 2: no answer in column 'answer'"):
+        load(config({"type": "inline", "rows": [rows[0], {"prompt": "b"}]}).source)
+    with pytest.raises(DataError, match=r"rows, row 1: a task is wanted in column 'kin', this is missing"):
+        load(config(source | {"task_field": "kin"}).source)
+
+
+def test_dots_lead_into_nested_columns(tmp_path: Path) -> None:
+    row = {"ask": {"text": "1 + 1"}, "ask.text": "2 + 2", "solution": {"short": "2"}}
+    named = {"prompt_field": "ask.text", "answer_field": "solution.short"}
+    found = load(config(jsonl(tmp_path / "p.jsonl", [row, {k: row[k] for k in ("ask", "solution")}]) | named).source)
+    assert [(prompt.prompt, prompt.answer) for prompt in found] == [("2 + 2", "2"), ("1 + 1", "2")]
+    assert found[0].metadata == {"ask": {"text": "1 + 1"}, "solution": {"short": "2"}}
 
 
 @pytest.fixture
