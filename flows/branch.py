@@ -4,19 +4,17 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-
-from flows.config import RunConfig, apply_overrides, dump_config, make_config
+from flows.config import RunConfig, dump_config, with_settings
 from flows.needs import missing_for, never_made_for
+from flows.records import Record, now, read_record, write_record
 from flows.resume import examine
 from flows.runs import History, check_inside, open_run
 from stages.contract.commit import new_folder, write_text
 from stages.contract.digest import file_digest
-from stages.contract.errors import ArtifactError, ConfigError
+from stages.contract.errors import ConfigError
 from stages.contract.lock import folder_lock
 from stages.contract.manifest import read_manifest, stage_folders
 from stages.contract.paths import MANIFEST, RunPaths
@@ -27,10 +25,9 @@ BEFORE = ("run", "prompts", "warmstart", "convention")
 """Parts of the configuration that decide nothing after the start, so that a fork cannot change them."""
 
 
-class Fork(BaseModel):
+class Fork(Record):
     """From where a run parted."""
 
-    model_config = ConfigDict(frozen=True)
     run: str
     """Name of the run that it parted from."""
     iteration: int
@@ -51,14 +48,7 @@ def read_fork(paths: RunPaths) -> Fork | None:
     Raises:
         ArtifactError: the record cannot be read.
     """
-    try:
-        return Fork.model_validate_json(paths.fork.read_bytes())
-    except FileNotFoundError:
-        return None
-    except ValidationError as error:
-        raise ArtifactError(
-            f"{paths.fork}: damaged ({error}); the run goes on without it once it is removed"
-        ) from error
+    return read_record(paths.fork, Fork, "the run goes on without it once it is removed")
 
 
 def fork(
@@ -80,7 +70,7 @@ def fork(
         raise ConfigError(f"{new.root}: is there already; choose another name with --name")
     if early := [key for key in overrides if key.split(".")[0] in BEFORE]:
         raise ConfigError(f"--set {early[0]}: decides what lies before the fork; train a new run with `grpo train`")
-    wanted = make_config(apply_overrides(config.model_dump(mode="json"), overrides) | {"run": name}, "--set")
+    wanted = with_settings(config, {**overrides, "run": name}, "--set")
     _check_whole(paths, config, at)
     _check_goes_on(paths, wanted, at, run)
     with new_folder(new.root) as folder:
@@ -92,13 +82,13 @@ def fork(
             iteration=at,
             policy=History(paths).policy_digest(at) or "",
             overrides=dict(overrides),
-            when=datetime.now(UTC).isoformat("T", "seconds"),
+            when=now(),
             manifests={
                 (path / MANIFEST).relative_to(folder).as_posix(): file_digest(path / MANIFEST)
                 for path in stage_folders(folder / "iterations")
             },
         )
-        write_text(RunPaths(folder).fork, record.model_dump_json(indent=1))
+        write_record(RunPaths(folder).fork, record)
         write_text(RunPaths(folder).config, dump_config(wanted))
         _check_whole(RunPaths(folder), wanted, at)
     if copied:

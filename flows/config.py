@@ -9,7 +9,7 @@ from typing import Any, Literal, Self, get_args
 import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
-from flows.layers import chosen, laid_over
+from flows.layers import Dotted, apply_overrides, chosen, laid_over
 from stages.advantage.config import AdvantageConfig, Gae, Grpo, compares_groups, kl_of
 from stages.contract.config import Config, deciding, operational
 from stages.contract.errors import ConfigError
@@ -263,10 +263,6 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return data
 
 
-class Dotted(dict[str, Any]):
-    """Dotted names and their values: how configuration fields are set one by one."""
-
-
 def parse_overrides(settings: list[str]) -> Dotted:
     """`["update.epochs=2"]` as `{"update.epochs": 2}`; values are YAML."""
     overrides = Dotted()
@@ -281,32 +277,6 @@ def parse_overrides(settings: list[str]) -> Dotted:
     return overrides
 
 
-def apply_overrides(data: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy of the configuration with dotted names set; numbers in a name count the entries of a list.
-
-    Another `type` takes the place of all that was said for the former one; it is set before other names.
-    """
-    out: Any = _copy(data)
-    for name, value in sorted(overrides.items(), key=lambda entry: not entry[0].endswith(".type")):
-        *path, last = name.split(".")
-        at = out
-        for key in path:
-            if isinstance(at, dict) and at.get(key) is None:
-                at[key] = {}
-            at = _child(at, key, name)
-        if isinstance(at, list):
-            _child(at, last, name)
-            at[int(last)] = value
-        elif isinstance(at, dict):
-            if last == "type" and at.get("type") not in (None, value):
-                at.clear()
-            at[last] = value
-        else:
-            raise ConfigError(f"{name}: {'.'.join(path)} is {at!r}, which has no parts")
-    result: dict[str, Any] = out
-    return result
-
-
 def make_config(data: Mapping[str, Any], where: str) -> RunConfig:
     """The configuration of plain data.
 
@@ -318,6 +288,15 @@ def make_config(data: Mapping[str, Any], where: str) -> RunConfig:
     except ValidationError as error:
         problems = "\n".join(f"  {line}" for line in _explain(error))
         raise ConfigError(f"{where}: the configuration cannot be used:\n{problems}") from error
+
+
+def with_settings(config: RunConfig, overrides: Mapping[str, Any], where: str) -> RunConfig:
+    """A configuration with some fields set by their dotted names.
+
+    Raises:
+        ConfigError: a field or value that cannot be used.
+    """
+    return make_config(apply_overrides(config.model_dump(mode="json"), overrides), where)
 
 
 def _with_convention(data: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -405,22 +384,6 @@ def _leaves(data: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
         yield prefix.removesuffix("."), json.dumps(data)
     for key, value in entries:
         yield from _leaves(value, f"{prefix}{key}.")
-
-
-def _copy(data: Any) -> Any:
-    if isinstance(data, Mapping):
-        return {key: _copy(value) for key, value in data.items()}
-    return [_copy(value) for value in data] if isinstance(data, list) else data
-
-
-def _child(at: Any, key: str, name: str) -> Any:
-    if isinstance(at, list):
-        if not key.isdecimal() or int(key) >= len(at):
-            raise ConfigError(f"{name}: {key!r} is not a place in a list of {len(at)}, which are counted from 0")
-        return at[int(key)]
-    if isinstance(at, dict):
-        return at[key]
-    raise ConfigError(f"{name}: {at!r} before {key!r} has no parts")
 
 
 def models_in(annotation: Any) -> list[type[BaseModel]]:

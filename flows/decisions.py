@@ -1,17 +1,16 @@
 """What was asked and decided at a run's gates, a file for each gate of each iteration."""
 
 import getpass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
-from flows.config import Gate, RunConfig, apply_overrides, make_config
+from flows.config import Gate, RunConfig, with_settings
+from flows.records import Record, now, read_record, write_record
 from flows.runs import History
-from stages.contract.commit import write_text
 from stages.contract.digest import names_digest
-from stages.contract.errors import ArtifactError, ConfigError
+from stages.contract.errors import ConfigError
 from stages.contract.paths import RunPaths
 
 
@@ -31,10 +30,9 @@ class Decision(BaseModel):
     """Digest of what it was decided about; when that is made anew, the question is open again."""
 
 
-class Question(BaseModel):
+class Question(Record):
     """One gate of one iteration: since when it waits, and all decisions about it, the last one last."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
     gate: Gate
     iteration: int
     since: str | None = None
@@ -102,12 +100,8 @@ def read_question(paths: RunPaths, gate: Gate, k: int) -> Question:
     Raises:
         ArtifactError: the file is damaged.
     """
-    try:
-        return Question.model_validate_json(_file(paths, gate, k).read_bytes())
-    except FileNotFoundError:
-        return Question(gate=gate, iteration=k)
-    except ValidationError as error:
-        raise ArtifactError(f"{_file(paths, gate, k)}: damaged; remove it, and the gate asks again") from error
+    found = read_record(_file(paths, gate, k), Question, "remove it, and the gate asks again")
+    return Question(gate=gate, iteration=k) if found is None else found
 
 
 def digest_of(paths: RunPaths, gate: Gate, k: int) -> str:
@@ -134,7 +128,7 @@ def check_changes(config: RunConfig, gate: Gate, changes: dict[str, Any]) -> Non
     if foreign := [name for name in changes if name.split(".")[0] not in ("update", "critic")]:
         raise ConfigError(f"{foreign[0]}: the update takes settings that begin with `update.`")
     if changes:
-        make_config(apply_overrides(config.model_dump(mode="json"), changes), "the changed parameters")
+        with_settings(config, changes, "the changed parameters")
 
 
 def keep(
@@ -176,10 +170,4 @@ def _file(paths: RunPaths, gate: Gate, k: int) -> Path:
 
 def write(paths: RunPaths, question: Question) -> None:
     """Keeps what is known of a gate."""
-    paths.gates.mkdir(exist_ok=True)
-    write_text(_file(paths, question.gate, question.iteration), question.model_dump_json(indent=1) + "\n")
-
-
-def now() -> str:
-    """UTC, ISO 8601."""
-    return datetime.now(UTC).isoformat("T", "seconds")
+    write_record(_file(paths, question.gate, question.iteration), question)

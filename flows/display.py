@@ -8,16 +8,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from flows.resume import place_of
 from flows.runs import History, open_run
-from flows.summary import iteration_metrics, seconds
+from flows.summary import SHOWN, iteration_metrics, seconds
 from stages.contract.paths import RunPaths
-
-COLUMNS = (
-    ("reward_mean", "reward"),
-    ("heldout_success", "held-out"),
-    ("kl", "KL"),
-    ("entropy", "entropy"),
-    ("mean_length", "length"),
-)
 
 
 class Display:
@@ -63,10 +55,10 @@ class Display:
         history = History(paths)
         metrics, took = iteration_metrics(history, k), seconds(history, config, k)
         if not self._header:
-            names = "".join(f"{title:>10}" for _, title in COLUMNS)
+            names = "".join(f"{title:>10}" for _, title in SHOWN)
             self._print(f"[bold]iteration{names}   seconds[/bold]")
             self._header = True
-        figures = "".join(f"{_figure(metrics[name]):>10}" for name, _ in COLUMNS)
+        figures = "".join(f"{_figure(metrics[name]):>10}" for name, _ in SHOWN)
         times = " ".join(f"{stage} {value:.1f}" for stage, value in took.items())
         self._print(f"{k:>9}{figures}   {times}")
         for stage in took:

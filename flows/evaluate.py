@@ -11,6 +11,7 @@ from pydantic import Field
 from flows import progress
 from flows.failing import in_one_sentence
 from flows.forms import EvaluateOverrides
+from flows.layers import without_hardware
 from flows.publish import published
 from flows.runs import ARTIFACTS, History, chosen, held, open_run
 from flows.tasks import run_stage
@@ -39,12 +40,11 @@ def evaluate(
     """
     paths, config = open_run(Path(artifacts), run)
     settings = overrides or {}
-    own = {name: value for name, value in settings.items() if not name.startswith("hardware.")}
     wanted = _policies(paths, first, last)
     with held(paths, progress.say), published(paths, config):
         for k in wanted:
             done = History(paths).manifest(k, "evaluate")
-            otherwise = done is not None and done.overrides != own
+            otherwise = done is not None and done.overrides != without_hardware(settings)
             run_stage(str(paths.root), "evaluate", k, otherwise, settings, return_state=True).result()
     return Completed(message="; ".join(_told(History(paths), k) for k in wanted))
 

@@ -25,12 +25,12 @@ from flows.decisions import (
     digest_of,
     keep,
     name_of,
-    now,
     place,
     read_question,
     write,
 )
 from flows.reading import completions
+from flows.records import now
 from flows.report import fenced, inline, markdown_table, row, visible
 from flows.runs import History
 from stages.contract.errors import ConfigError, GateError, GrpoError, RejectedError

@@ -1,7 +1,9 @@
-"""Plain data laid over one another: a file over its base, a configuration over a framework's convention. Pure."""
+"""Plain data laid over one another: a file over its base, both over a convention, single fields over all. Pure."""
 
 from collections.abc import Mapping
 from typing import Any
+
+from stages.contract.errors import ConfigError
 
 
 def laid_over(upper: Any, lower: Any) -> Any:
@@ -30,3 +32,54 @@ def chosen(fragment: Any, data: Any) -> Any:
         kind = data.get("type") if isinstance(data, Mapping) else None
         return next((entry for entry in fragment if kind in (None, entry["type"])), {})
     return fragment
+
+
+class Dotted(dict[str, Any]):
+    """Dotted names and their values: how configuration fields are set one by one."""
+
+
+def apply_overrides(data: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of the configuration with dotted names set; numbers in a name count the entries of a list.
+
+    Another `type` takes the place of all that was said for the former one; it is set before other names.
+    """
+    out: Any = _copy(data)
+    for name, value in sorted(overrides.items(), key=lambda entry: not entry[0].endswith(".type")):
+        *path, last = name.split(".")
+        at = out
+        for key in path:
+            if isinstance(at, dict) and at.get(key) is None:
+                at[key] = {}
+            at = _child(at, key, name)
+        if isinstance(at, list):
+            _child(at, last, name)
+            at[int(last)] = value
+        elif isinstance(at, dict):
+            if last == "type" and at.get("type") not in (None, value):
+                at.clear()
+            at[last] = value
+        else:
+            raise ConfigError(f"{name}: {'.'.join(path)} is {at!r}, which has no parts")
+    result: dict[str, Any] = out
+    return result
+
+
+def without_hardware(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that decide an output: those of the machine say only where it is made."""
+    return {name: value for name, value in overrides.items() if not name.startswith("hardware.")}
+
+
+def _copy(data: Any) -> Any:
+    if isinstance(data, Mapping):
+        return {key: _copy(value) for key, value in data.items()}
+    return [_copy(value) for value in data] if isinstance(data, list) else data
+
+
+def _child(at: Any, key: str, name: str) -> Any:
+    if isinstance(at, list):
+        if not key.isdecimal() or int(key) >= len(at):
+            raise ConfigError(f"{name}: {key!r} is not a place in a list of {len(at)}, which are counted from 0")
+        return at[int(key)]
+    if isinstance(at, dict):
+        return at[key]
+    raise ConfigError(f"{name}: {at!r} before {key!r} has no parts")

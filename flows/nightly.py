@@ -15,7 +15,7 @@ from prefect.runtime import flow_run
 from prefect.states import Completed
 
 from flows import progress
-from flows.config import NightsConfig, RunConfig, apply_overrides, make_config
+from flows.config import NightsConfig, RunConfig, with_settings
 from flows.failing import in_one_sentence
 from flows.gate import pass_gate
 from flows.needs import missing_for
@@ -71,7 +71,7 @@ def nightly(
     paths, config = open_run(Path(artifacts), run)
     given = {f"nights.{name}": value for name, value in {"iterations": iterations, "hours": hours}.items()}
     given = {name: value for name, value in given.items() if value is not None}
-    settings = make_config(apply_overrides(config.model_dump(mode="json"), given), "the night").nights
+    settings = with_settings(config, given, "the night").nights
     return spend(paths, config, settings, timezone, utc, flow_run.scheduled_start_time)
 
 
@@ -227,10 +227,8 @@ class _Desk:
         """Evaluates the policy of iteration `k` with the night's settings, unless it was already."""
         history = History(self._paths)
         own = {"prompts": self._settings.prompts, "samples": self._settings.samples}
-        data = apply_overrides(
-            self._config.model_dump(mode="json"), {f"evaluate.{name}": value for name, value in own.items() if value}
-        )
-        wanted = make_config(data, "the night's evaluation").section("evaluate")
+        given = {f"evaluate.{name}": value for name, value in own.items() if value}
+        wanted = with_settings(self._config, given, "the night's evaluation").section("evaluate")
         state = state_of(history, self._config, k, "evaluate")
         if (
             state.status == "current"
@@ -285,6 +283,8 @@ def departures(there: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any]:
 
 def headline(night: Night) -> str:
     """What came of a night, in few words."""
+    if night.last == night.before and not night.promoted:
+        return f"no iteration trained after iteration {night.last}"
     return f"iteration {night.last} {'promoted' if night.promoted else 'held back'}"
 
 

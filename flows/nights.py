@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Literal
 from zoneinfo import ZoneInfo
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import Field
 
 from flows.config import NightsConfig
-from stages.contract.commit import write_text
+from flows.records import Record, read_record, write_record
 from stages.contract.config import Config
-from stages.contract.errors import ArtifactError, ConfigError
+from stages.contract.errors import ConfigError
 from stages.contract.paths import RunPaths
 
 PACE = 3
@@ -33,10 +33,9 @@ class NightSchedule(Config):
     """In which the cron line is read; it keeps its hour through summer time."""
 
 
-class Night(BaseModel):
+class Night(Record):
     """One night of a run."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
     date: str
     status: Literal["running", "waiting", "failed", "done", "cut off"] = "running"
     """`running` without a living process was killed, and goes on; `cut off` was left to a later night."""
@@ -58,7 +57,7 @@ class Night(BaseModel):
     promoted: bool | None = None
     why: str = ""
     """Why its last policy was promoted, or held back."""
-    prompts: dict[str, int] = {}
+    prompts: dict[str, int] = Field(default_factory=dict)
     """New prompts that were taken up, and those left out by reason."""
     told: tuple[str, ...] = ()
     """What else is worth a line in the morning."""
@@ -129,18 +128,12 @@ def read_night(paths: RunPaths, date: str) -> Night | None:
     Raises:
         ArtifactError: it is damaged.
     """
-    try:
-        return Night.model_validate_json(record_of(paths, date).read_bytes())
-    except FileNotFoundError:
-        return None
-    except ValidationError as error:
-        raise ArtifactError(f"{record_of(paths, date)}: damaged; remove it, and the night begins anew") from error
+    return read_record(record_of(paths, date), Night, "remove it, and the night begins anew")
 
 
 def write_night(paths: RunPaths, night: Night) -> None:
     """Keeps a record."""
-    paths.nights.mkdir(exist_ok=True)
-    write_text(record_of(paths, night.date), night.model_dump_json(indent=1) + "\n")
+    write_record(record_of(paths, night.date), night)
 
 
 def record_of(paths: RunPaths, date: str) -> Path:

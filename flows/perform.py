@@ -8,6 +8,7 @@ import polars as pl
 
 from flows import progress
 from flows.config import HardwareConfig, RunConfig
+from flows.layers import without_hardware
 from flows.resume import departing
 from flows.runs import History, open_run
 from stages.contract.errors import ConfigError
@@ -29,7 +30,7 @@ def perform(root: Path, stage: str, k: int, overrides: dict[str, Any], hardware:
     paths, latest = open_run(root.parent, root.name)
     history = History(paths)
     config = history.config(k, latest).model_copy(update={"hardware": latest.hardware})
-    own = {name: value for name, value in overrides.items() if not name.startswith("hardware.")}
+    own = without_hardware(overrides)
     if foreign := [name for name in own if name.split(".")[0] not in (stage, *_DECIDED_BY.get(stage, ()))]:
         raise ConfigError(f"{foreign[0]}: the stage {stage} takes settings that begin with `{stage}.`")
     config = departing(history, config, k, overrides)

@@ -1,35 +1,33 @@
 """Which policy of a run is the promoted one, and when another takes its place. Kept in `promoted.json`."""
 
 from dataclasses import asdict
-from datetime import UTC, datetime
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import Field
 
 from flows.branch import read_fork
 from flows.config import RunConfig
+from flows.records import Record, now, read_record, write_record
 from flows.resume import state_of
 from flows.runs import History
 from stages.contract import tables
 from stages.contract.columns import EVALUATION
-from stages.contract.commit import write_text
 from stages.contract.errors import ArtifactError, ConfigError
 from stages.contract.paths import RunPaths
 from stages.contract.seeds import derive
 from stages.evaluate.compare import Comparison, compare
 
 
-class Promotion(BaseModel):
+class Promotion(Record):
     """The promoted policy, and why it is."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
     iteration: int
     policy: str
     """Digest of the policy's files."""
     when: str
     """UTC, ISO 8601."""
     why: str
-    figures: dict[str, Any] = {}
+    figures: dict[str, Any] = Field(default_factory=dict)
     """The comparison that it won; empty where there was none."""
 
 
@@ -39,14 +37,8 @@ def promotion(paths: RunPaths) -> Promotion | None:
     Raises:
         ArtifactError: the file that says so is damaged.
     """
-    try:
-        return Promotion.model_validate_json(paths.promoted.read_bytes())
-    except FileNotFoundError:
-        return None
-    except ValidationError as error:
-        raise ArtifactError(
-            f"{paths.promoted}: damaged; remove it and `grpo promote {paths.root.name} --iteration …` again"
-        ) from error
+    remedy = f"remove it and `grpo promote {paths.root.name} --iteration …` again"
+    return read_record(paths.promoted, Promotion, remedy)
 
 
 def promoted(paths: RunPaths) -> int | None:
@@ -88,12 +80,11 @@ def _prove(paths: RunPaths, found: Promotion) -> None:
 def promote(paths: RunPaths, k: int, why: str, comparison: Comparison | None = None) -> Promotion:
     """Makes the policy of iteration `k` the promoted one. The caller holds the run's lock."""
     figures = {} if comparison is None else asdict(comparison)
-    when = datetime.now(UTC).isoformat("T", "seconds")
     digest = History(paths).policy_digest(k)
     if digest is None:
         raise ConfigError(f"{paths.root}: there is no policy of iteration {k}")
-    made = Promotion(iteration=k, policy=digest, when=when, why=why, figures=figures)
-    write_text(paths.promoted, made.model_dump_json(indent=1) + "\n")
+    made = Promotion(iteration=k, policy=digest, when=now(), why=why, figures=figures)
+    write_record(paths.promoted, made)
     return made
 
 

@@ -28,9 +28,10 @@ from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
 from flows import progress
 from flows.config import RunConfig, read_yaml
-from flows.report import SHOWN, Row, report, row, total_seconds
+from flows.report import Row, report, row, total_seconds
 from flows.resume import place_of
 from flows.runs import History
+from flows.summary import SHOWN
 from stages.contract.errors import ConfigError
 from stages.contract.paths import RunPaths
 

@@ -13,18 +13,10 @@ from flows.config import RunConfig
 from flows.pictures import Curve, Panel, draw
 from flows.resume import StageState, examine, place_of, stages_of
 from flows.runs import History
-from flows.summary import iteration_metrics, seconds
+from flows.summary import SHOWN, iteration_metrics, seconds
 from stages.contract.columns import KEY
 from stages.contract.paths import RunPaths
 
-SHOWN = (
-    ("reward_mean", "reward"),
-    ("heldout_success", "held-out"),
-    ("kl", "KL"),
-    ("entropy", "entropy"),
-    ("mean_length", "length"),
-)
-"""The figures of a table, by their names in `flows.summary`."""
 SHORT = {"advantage": "adv.", "evaluate": "eval."}
 """Stages whose names are too long for the head of a column of figures."""
 LISTED = 12

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from flows.config import RunConfig, apply_overrides, make_config
+from flows.config import RunConfig, with_settings
 from flows.runs import History
 from stages.contract.errors import ConfigError
 from stages.contract.manifest import Manifest
@@ -97,7 +97,7 @@ def departing(history: History, config: RunConfig, k: int, overrides: Mapping[st
     made = [history.manifest(k, place) for place in ("prompts", *ITERATION, "evaluate")]
     recorded = {name: value for manifest in made if manifest for name, value in manifest.overrides.items()}
     around = {name: value for name, value in recorded.items() if name.split(".")[0] not in sections}
-    whole = make_config(apply_overrides(config.model_dump(mode="json"), {**around, **overrides}), "--set")
+    whole = with_settings(config, {**around, **overrides}, "--set")
     return config.model_copy(update={section: getattr(whole, section) for section in sections})
 
 
@@ -110,13 +110,17 @@ def _stale_reason(history: History, config: RunConfig, manifest: Manifest, place
         return "made with another configuration"
     if damaged := history.damaged(manifest.iteration, place):
         return f"{damaged[0]} is damaged or missing"
+    for name, there in other_inputs(history, manifest):
+        return f"{name} {'has changed' if there else 'is missing'}"
+    return None
+
+
+def other_inputs(history: History, manifest: Manifest) -> Iterator[tuple[str, bool]]:
+    """Inputs that are no longer what their makers say they wrote, and whether there is still one of that name."""
     for name, record in manifest.inputs.items():
         if (made := made_by(name)) is None:
             continue
         source = history.manifest(*made)
         output = source.outputs.get(name.split("/", 3)[3]) if source else None
-        if output is None:
-            return f"{name} is missing"
-        if output.digest != record.digest:
-            return f"{name} has changed"
-    return None
+        if output is None or output.digest != record.digest:
+            yield name, output is not None

@@ -12,6 +12,7 @@ from pydantic import Field
 from flows import progress
 from flows.failing import in_one_sentence
 from flows.forms import StageOverrides
+from flows.layers import without_hardware
 from flows.publish import published
 from flows.report import stale
 from flows.resume import after, examine, place_of, stages_of
@@ -69,6 +70,5 @@ def stage(
 
 def _made_with(history: History, k: int, stage: str, settings: dict[str, Any]) -> bool:
     """Whether the stage was last made with these settings."""
-    own = {name: value for name, value in settings.items() if not name.startswith("hardware.")}
     done = history.manifest(k, place_of(stage))
-    return done is not None and done.overrides == own
+    return done is not None and done.overrides == without_hardware(settings)

@@ -25,6 +25,14 @@ METRICS = {
     "value_loss": ("update", "value_loss"),
     "explained_variance": ("update", "explained_variance"),
 }
+SHOWN = (
+    ("reward_mean", "reward"),
+    ("heldout_success", "held-out"),
+    ("kl", "KL"),
+    ("entropy", "entropy"),
+    ("mean_length", "length"),
+)
+"""The figures that people are shown by iteration: name and title."""
 
 
 def iteration_metrics(history: History, k: int) -> dict[str, float | None]:

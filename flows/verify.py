@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from flows.resume import made_by, place_of
+from flows.resume import other_inputs, place_of
 from flows.runs import History, link_in
 from stages.contract.commit import aside
 from stages.contract.digest import file_digest
@@ -69,7 +69,13 @@ def verify(paths: RunPaths) -> Verdict:
         manifests.append(manifest)
         for name, told in _files(paths, folder, manifest.outputs):
             problems.append(_problem(paths, k, place, manifest, folder / name, told))
-        for name, told in _chain(history, manifest):
+        for name, there in other_inputs(history, manifest):
+            reader = f"{manifest.stage} of iteration {manifest.iteration}"
+            other, missing = (
+                f"another one now than {reader} was made from",
+                f"read by {reader}, and no manifest names it",
+            )
+            told = other if there else missing
             problems.append(_problem(paths, k, place, manifest, paths.root / name, told))
     gone = {(m.iteration, place_of(m.stage)): history.pruned(m.iteration, place_of(m.stage)) for m in manifests}
     records = [
@@ -113,19 +119,6 @@ def _files(paths: RunPaths, folder: Path, outputs: dict[str, FileRecord]) -> Ite
         name = path.relative_to(folder).as_posix()
         if name not in known and (path.is_symlink() or not path.is_dir()):
             yield name, "not listed in the manifest: remove it, or run the stage again"
-
-
-def _chain(history: History, manifest: Manifest) -> Iterator[tuple[str, str]]:
-    """Inputs that are no longer what their makers say they wrote."""
-    for name, record in manifest.inputs.items():
-        if (made := made_by(name)) is None:
-            continue
-        source = history.manifest(*made)
-        output = source.outputs.get(name.split("/", 3)[3]) if source else None
-        if output is None:
-            yield name, f"read by {manifest.stage} of iteration {manifest.iteration}, and no manifest names it"
-        elif output.digest != record.digest:
-            yield name, f"another one now than {manifest.stage} of iteration {manifest.iteration} was made from"
 
 
 def _problem(paths: RunPaths, k: int, place: str, manifest: Manifest | None, file: Path, told: str) -> Problem:

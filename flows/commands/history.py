@@ -232,7 +232,7 @@ def retain(
 
     The rule is the run's `keep`, or what --set says, e.g. --set keep.last=2 --set keep.every=10.
     """
-    from flows.config import apply_overrides, make_config, parse_overrides
+    from flows.config import parse_overrides, with_settings
     from flows.resume import examine
     from flows.retain import plan, remove
     from flows.runs import History, held, open_run
@@ -241,7 +241,7 @@ def retain(
     overrides = parse_overrides(set_ or [])
     if foreign := [name for name in overrides if name.split(".")[0] != "keep"]:
         raise ConfigError(f"--set {foreign[0]}: only settings that begin with `keep.` decide what stays")
-    keep = make_config(apply_overrides(config.model_dump(mode="json"), overrides), "--set").keep
+    keep = with_settings(config, overrides, "--set").keep
     if keep is None:
         raise ConfigError(f"{run} has no rule `keep`; give one, e.g. --set keep.last=2 --set keep.every=10")
     with held(paths, _say) if yes else nullcontext():

@@ -7,9 +7,10 @@ from jsonschema import validate
 from prefect.utilities.callables import parameter_schema
 from pydantic import TypeAdapter, ValidationError
 
-from flows.config import Dotted, RunConfig, apply_overrides, make_config, models_in
+from flows.config import RunConfig, make_config, models_in
 from flows.deployments import offers
 from flows.forms import NULL, StageOverrides, TrainOverrides, shaped
+from flows.layers import Dotted, apply_overrides
 from flows.stage import stage
 from flows.train import train
 from tests.flows.conftest import SMALL

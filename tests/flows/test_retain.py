@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from flows.branch import fork
-from flows.config import KeepConfig, apply_overrides, make_config
+from flows.config import KeepConfig, with_settings
 from flows.needs import removed_for_stale
 from flows.perform import perform
 from flows.promotion import promote
@@ -115,7 +115,7 @@ def test_optimizer_states_stay_with_their_policies_where_the_rule_says_so(run):
 def test_a_refreshed_reference_stays_while_an_iteration_reads_it(run):
     paths, config = opened(run)
     reference = {"type": "refresh", "every": 3}
-    refreshed = make_config(apply_overrides(config.model_dump(mode="json"), {"score.reference": reference}), "test")
+    refreshed = with_settings(config, {"score.reference": reference}, "test")
     rule = KeepConfig(last=1, best=0)
 
     def stays(done: int) -> set[int]:
