@@ -13,6 +13,7 @@ from flows.commands import (
     policies,
     reading,
     serving,
+    space,
     training,
 )
 from stages.contract.errors import GrpoError
@@ -22,6 +23,7 @@ for part in (
     training,
     serving,
     history,
+    space,
     reading,
     policies,
     nights,

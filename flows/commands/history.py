@@ -1,6 +1,5 @@
-"""`grpo fork`, `compare`, `replay`, `lineage`, `retain` and `space`: what is done with a run's history."""
+"""`grpo fork`, `compare`, `replay` and `lineage`: what is done with a run's history."""
 
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,7 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.tree import Tree
 
-from flows.commands.options import Artifacts, Json, Run, Set, console, figure, size, write_json
+from flows.commands.options import Artifacts, Json, Run, Set, console, figure, say, write_json
 from flows.runs import ARTIFACTS
 from stages.contract.errors import ConfigError
 
@@ -28,9 +27,9 @@ def fork(
     from flows.branch import fork as make
     from flows.config import parse_overrides
 
-    new = make(artifacts, run, at, name, parse_overrides(set_ or []), _say)
+    new = make(artifacts, run, at, name, parse_overrides(set_ or []), say)
     where = "" if artifacts == ARTIFACTS else f" --artifacts {artifacts}"
-    _say(f"{new.root}: shares iterations 0 to {at} of {run}; `grpo resume {name}{where}` goes on")
+    say(f"{new.root}: shares iterations 0 to {at} of {run}; `grpo resume {name}{where}` goes on")
 
 
 @app.command()
@@ -66,7 +65,7 @@ def compare(
         table.add_row(str(entry["iteration"]), *cells, style=style)
     console.print(table)
     for line in _parting(compared):
-        _say(line)
+        say(line)
     return None
 
 
@@ -131,17 +130,17 @@ def replay(
 def _tell_replay(result: dict[str, Any]) -> None:
     same = sum(output["equal"] for output in result["outputs"].values())
     equal = "equal" if result["equal"] else "not equal"
-    _say(f"{result['stage']} of iteration {result['iteration']}: {equal}, {same} of {len(result['outputs'])} files")
+    say(f"{result['stage']} of iteration {result['iteration']}: {equal}, {same} of {len(result['outputs'])} files")
     for name, output in result["outputs"].items():
         if not output["equal"]:
-            _say(f"  {name}: {_apart(output)}")
+            say(f"  {name}: {_apart(output)}")
             for column, far in output.get("columns", {}).items():
-                _say(f"    {column}: {_apart(far)}")
+                say(f"    {column}: {_apart(far)}")
     if not result["equal"]:
         for name, (old, new) in result["circumstances"].items():
-            _say(f"  {name}: {old} then, {new} now")
+            say(f"  {name}: {old} then, {new} now")
         if not result["circumstances"]:
-            _say("  code, packages, host, device and threads are those of the first time")
+            say("  code, packages, host, device and threads are those of the first time")
 
 
 def _apart(far: dict[str, Any]) -> str:
@@ -219,69 +218,3 @@ def _inputs(entry: dict[str, Any]) -> list[str]:
 
 def _digests(digests: list[str]) -> str:
     return digests[0] if len(digests) == 1 else f"({len(digests)} files)"
-
-
-@app.command()
-def retain(
-    run: Run,
-    set_: Set = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Removes it; without this it is only shown.")] = False,
-    artifacts: Artifacts = ARTIFACTS,
-) -> None:
-    """Shows what the retention rule removes of a run's weights and optimizer states, and removes it with --yes.
-
-    The rule is the run's `keep`, or what --set says, e.g. --set keep.last=2 --set keep.every=10.
-    """
-    from flows.config import parse_overrides, with_settings
-    from flows.resume import examine
-    from flows.retain import plan, remove
-    from flows.runs import History, held, open_run
-
-    paths, config = open_run(artifacts, run)
-    overrides = parse_overrides(set_ or [])
-    if foreign := [name for name in overrides if name.split(".")[0] != "keep"]:
-        raise ConfigError(f"--set {foreign[0]}: only settings that begin with `keep.` decide what stays")
-    keep = with_settings(config, overrides, "--set").keep
-    if keep is None:
-        raise ConfigError(f"{run} has no rule `keep`; give one, e.g. --set keep.last=2 --set keep.every=10")
-    with held(paths, _say) if yes else nullcontext():
-        history = History(paths)
-        last = history.last()
-        states = examine(history, config, last)
-        unfinished = next((state.iteration for state in states if state.status != "current"), last + 1)
-        removals = plan(paths, config, keep, unfinished)
-        if yes:
-            remove(removals)
-    for removal in removals:
-        names = sorted({name.split("/")[0].removesuffix(".safetensors") for name in removal.files}) or ["all"]
-        _say(f"{removal.folder}: {', '.join(names)}, {size(removal.size)}")
-    total = size(sum(removal.size for removal in removals))
-    _say(f"{total} {'freed' if yes else 'would be freed; --yes does it' if removals else 'to free: nothing to remove'}")
-
-
-@app.command()
-def space(run: Run, as_json: Json = False, artifacts: Artifacts = ARTIFACTS) -> None:
-    """Shows what a run takes on the disk, by iteration and kind."""
-    from flows.runs import open_run
-    from flows.space import KINDS
-    from flows.space import space as measure
-
-    paths, _ = open_run(artifacts, run)
-    rows = measure(paths)
-    if as_json:
-        return write_json({"run": run, "space": rows})
-    columns = (*KINDS, "all", "shared")
-    table = Table(
-        title=f"{run}, {paths.root}", caption="shared: has a name in another run too", box=None, pad_edge=False
-    )
-    for column in ("k", *columns):
-        table.add_column(column, justify="right", no_wrap=True)
-    totals = {"of": "all"} | {column: sum(int(row[column]) for row in rows) for column in columns}
-    for row in (*rows, totals):
-        table.add_row(str(row["of"]), *(size(int(row[column])) for column in columns))
-    console.print(table)
-    return None
-
-
-def _say(text: str) -> None:
-    console.print(escape(text), highlight=False, soft_wrap=True)

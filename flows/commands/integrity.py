@@ -3,9 +3,8 @@
 from dataclasses import asdict
 
 import typer
-from rich.markup import escape
 
-from flows.commands.options import Artifacts, Json, Run, console, write_json
+from flows.commands.options import Artifacts, Json, Run, say, size, write_json
 from flows.runs import ARTIFACTS
 
 app = typer.Typer()
@@ -26,12 +25,10 @@ def verify(run: Run, as_json: Json = False, artifacts: Artifacts = ARTIFACTS) ->
         write_json({"run": run, **asdict(verdict)})
     else:
         for problem in verdict.problems:
-            console.print(
-                escape(f"{problem.file}: {problem.problem}; `{problem.remedy}`"), highlight=False, soft_wrap=True
-            )
-        checked = f"{verdict.stages} stages, {verdict.files} files, {verdict.size / 1e6:.1f} MB"
+            say(f"{problem.file}: {problem.problem}; `{problem.remedy}`")
+        checked = f"{verdict.stages} stages, {verdict.files} files, {size(verdict.size)}"
         checked += f" ({verdict.pruned} more were removed by the retention rule)" if verdict.pruned else ""
         told = f"{len(verdict.problems)} problems" if verdict.problems else "all as their manifests say"
-        console.print(f"{run}: {checked}: {told}", highlight=False, soft_wrap=True)
+        say(f"{run}: {checked}: {told}")
     if verdict.problems:
         raise typer.Exit(1)

@@ -4,9 +4,8 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
-from rich.markup import escape
 
-from flows.commands.options import Artifacts, Run, Set, console
+from flows.commands.options import Artifacts, Run, Set, console, say
 from flows.runs import ARTIFACTS
 from stages.contract.errors import ArtifactError, ConfigError, GrpoError
 
@@ -57,7 +56,7 @@ def promote(
 
     paths, config = open_run(artifacts, run)
     k = chosen(paths, "update/manifest.json", iteration, "policy")
-    with held(paths, lambda text: console.print(escape(text), highlight=False)):
+    with held(paths, say):
         before, comparison = promoted(paths), None
         if k == before and not force:
             raise ConfigError(f"iteration {k} is the promoted one already")
@@ -74,7 +73,7 @@ def promote(
         if comparison is not None and not comparison.better and not force:
             raise ConfigError(f"iteration {k} is {verdict(comparison, config)}; --force promotes it all the same")
         put(paths, k, why, comparison)
-    console.print(f"promoted: {run}, iteration {k}, {escape(why)}", highlight=False, soft_wrap=True)
+    say(f"promoted: {run}, iteration {k}, {why}")
 
 
 @app.command()
@@ -109,13 +108,12 @@ def _decide(
                 from flows.gate import answer_form
 
                 if answer_form(question, "approve" if decision == "approved" else "reject", note, changes):
-                    told = f"{decision}: {place(paths, question)}; the flow run goes on"
-                    console.print(escape(told), highlight=False)
+                    say(f"{decision}: {place(paths, question)}; the flow run goes on")
                     return
         except GrpoError as error:
             left = (
                 f"; its flow run was not told ({error}): if it is still suspended, resume it in the UI, and this holds"
             )
-    with held(paths, lambda text: console.print(escape(text), highlight=False)):
+    with held(paths, say):
         question = decide(paths, config, decision, note, changes)
-    console.print(escape(f"{decision}: {place(paths, question)}{left}"), highlight=False, soft_wrap=True)
+    say(f"{decision}: {place(paths, question)}{left}")

@@ -30,6 +30,11 @@ def size(count: float) -> str:
     return f"{count:.1f} TB"
 
 
+def say(text: str) -> None:
+    """Writes a line as it is: no markup, no colours, not broken at the terminal's width."""
+    console.print(escape(text), highlight=False, soft_wrap=True)
+
+
 def write_json(data: Any) -> None:
     """Writes JSON to standard output."""
     print(json.dumps(data, ensure_ascii=False, default=str))

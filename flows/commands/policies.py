@@ -4,9 +4,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 
-from flows.commands.options import Artifacts, Run, console
+from flows.commands.options import Artifacts, Run, say
 from flows.runs import ARTIFACTS
 from stages.contract.errors import ConfigError
 from stages.contract.paths import RunPaths
@@ -37,7 +36,7 @@ def serve_policy(
     import torch
 
     cpu = not torch.cuda.is_available()
-    console.print(f"{folder} as model {run!r} on http://{host}:{port}/v1", highlight=False, soft_wrap=True)
+    say(f"{folder} as model {run!r} on http://{host}:{port}/v1")
     raise typer.Exit(serve([*arguments(folder, run, host, port, cpu), *context.args], cpu))
 
 
@@ -56,9 +55,9 @@ def export(
 
     paths, config = open_run(artifacts, run)
     k = copy(paths, to, _chosen(paths, iteration, promoted))
-    console.print(f"{escape(str(to))}: the policy of {run}, iteration {k}", highlight=False, soft_wrap=True)
+    say(f"{to}: the policy of {run}, iteration {k}")
     if reason := stale_reason(paths, config, k):
-        console.print(f"it is stale: {escape(reason)}", highlight=False, soft_wrap=True)
+        say(f"it is stale: {reason}")
 
 
 @app.command()
@@ -75,9 +74,7 @@ def model(
 
     folder = to or artifacts / MODELS / name
     made = make_smollm2(folder)
-    console.print(
-        f"{escape(str(folder))}: {'made' if made else 'there already, whole'}", highlight=False, soft_wrap=True
-    )
+    say(f"{folder}: {'made' if made else 'there already, whole'}")
 
 
 def _chosen(paths: RunPaths, iteration: int | None, promoted: bool) -> int | None:

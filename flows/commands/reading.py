@@ -7,7 +7,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from flows.commands.options import Artifacts, Json, Run, console, figure, list_stale, write_json
+from flows.commands.options import Artifacts, Json, Run, console, figure, list_stale, say, write_json
 from flows.runs import ARTIFACTS
 from stages.contract.errors import ConfigError
 
@@ -30,7 +30,7 @@ def status(run: Run, as_json: Json = False, artifacts: Artifacts = ARTIFACTS) ->
         forked = {"forked": {"run": parent.run, "iteration": parent.iteration}} if parent else {}
         return write_json({"run": run, **forked, "iterations": entries})
     if parent:
-        console.print(f"forked from {parent.run} at iteration {parent.iteration}", highlight=False)
+        say(f"forked from {parent.run} at iteration {parent.iteration}")
     table = Table(
         title=f"{run}, {paths.root}", caption="a stage that is current shows seconds and rows", box=None, pad_edge=False
     )
@@ -128,9 +128,7 @@ def report(
     paths, config = open_run(artifacts, run)
     page = page_of(History(paths), config)
     file.write_text(page if file.suffix == ".md" else as_html(page, run), encoding="utf-8")
-    console.print(
-        f"{escape(str(file))}: {run} up to iteration {History(paths).last()}", highlight=False, soft_wrap=True
-    )
+    say(f"{file}: {run} up to iteration {History(paths).last()}")
 
 
 @app.command()
@@ -152,7 +150,7 @@ def _list_pruned(entries: list[dict[str, Any]]) -> None:
             gone.setdefault(what.removesuffix(".safetensors"), []).append(entry["iteration"])
     if gone:
         told = "; ".join(f"{what} of {ranges(ks)}" for what, ks in gone.items())
-        console.print(f"removed by the retention rule: {told}", highlight=False)
+        say(f"removed by the retention rule: {told}")
 
 
 def _cell(state: dict[str, Any] | None) -> str:

@@ -5,9 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.markup import escape
 
-from flows.commands.options import Artifacts, console
+from flows.commands.options import Artifacts, say
 from flows.runs import ARTIFACTS
 from stages.contract.errors import ConfigError
 
@@ -80,11 +79,9 @@ def deploy(
         from flows.deployments import deploy as register
 
         made = register(pool, names, artifacts, image)
-    console.print(
-        f"{', '.join(made)}: on the work pool {escape(pool)} of {url.removesuffix('/api')}; "
-        f"a worker of it runs them: prefect worker start --pool {escape(pool)}",
-        highlight=False,
-        soft_wrap=True,
+    say(
+        f"{', '.join(made)}: on the work pool {pool} of {url.removesuffix('/api')}; "
+        f"a worker of it runs them: prefect worker start --pool {pool}"
     )
 
 
@@ -120,4 +117,4 @@ def _announce(url: str) -> None:
         f"watch it       {url}/runs",
         "end it all     Ctrl-C; what was running goes on when `grpo serve` is started again",
     ):
-        console.print(escape(line), highlight=False, soft_wrap=True)
+        say(line)

@@ -4,9 +4,8 @@ from pathlib import Path
 from typing import Annotated, cast
 
 import typer
-from rich.markup import escape
 
-from flows.commands.options import Artifacts, Run, Set, console, list_stale
+from flows.commands.options import Artifacts, Run, Set, console, list_stale, say
 from flows.runs import ARTIFACTS
 from stages.contract.errors import ConfigError
 from stages.contract.paths import RunPaths
@@ -116,4 +115,4 @@ def _farewell(paths: RunPaths, artifacts: Path, last: int) -> None:
         f"             grpo show {run} --worst 5{where}",
         f"             grpo sql {run} 'select iteration, avg(reward) from scores group by iteration'{where}",
     ):
-        console.print(escape(line), highlight=False, soft_wrap=True)
+        say(line)
