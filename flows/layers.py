@@ -39,9 +39,10 @@ class Dotted(dict[str, Any]):
 
 
 def apply_overrides(data: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy of the configuration with dotted names set; numbers in a name count the entries of a list.
+    """A copy of the configuration with dotted names set; numbers in a name count the entries of a list from 0.
 
-    Another `type` takes the place of all that was said for the former one; it is set before other names.
+    The number after the last entry's adds one. Another `type` takes the place of all that was said for the former one;
+    it is set before other names.
     """
     out: Any = _copy(data)
     for name, value in sorted(overrides.items(), key=lambda entry: not entry[0].endswith(".type")):
@@ -52,7 +53,7 @@ def apply_overrides(data: Mapping[str, Any], overrides: Mapping[str, Any]) -> di
                 at[key] = {}
             at = _child(at, key, name)
         if isinstance(at, list):
-            _child(at, last, name)
+            _child(at, last, name)  # makes room, or refuses
             at[int(last)] = value
         elif isinstance(at, dict):
             if last == "type" and at.get("type") not in (None, value):
@@ -77,8 +78,12 @@ def _copy(data: Any) -> Any:
 
 def _child(at: Any, key: str, name: str) -> Any:
     if isinstance(at, list):
-        if not key.isdecimal() or int(key) >= len(at):
-            raise ConfigError(f"{name}: {key!r} is not a place in a list of {len(at)}, which are counted from 0")
+        if not key.isdecimal() or int(key) > len(at):
+            raise ConfigError(
+                f"{name}: {key!r} is not a place in a list of {len(at)}, counted from 0; {len(at)} adds an entry"
+            )
+        if int(key) == len(at):
+            at.append({})
         return at[int(key)]
     if isinstance(at, dict):
         return at[key]

@@ -288,6 +288,18 @@ def test_another_type_takes_the_place_of_what_was_said_for_the_former_one() -> N
     assert same.update.loss.epsilon_low == 0.3
 
 
+def test_the_number_after_the_last_entry_adds_one() -> None:
+    added = {"score.rewards.2.target": 5, "score.rewards.2.limit": 9, "score.rewards.2.type": "length"}
+    config = make_config(apply_overrides(SMALL, added | {"score.rewards.2.name": "brief"}), "small.yaml")
+    before = [reward["type"] for reward in SMALL["score"]["rewards"]]
+    assert [reward.type for reward in config.score.rewards] == [*before, "length"]
+    assert (config.score.rewards[2].name, config.score.rewards[2].target) == ("brief", 5)
+    whole = apply_overrides(SMALL, {"score.rewards.2": {"type": "format", "name": "shape"}})
+    assert make_config(whole, "small.yaml").score.rewards[2].name == "shape"
+    assert len(SMALL["score"]["rewards"]) == 2
+    assert "score.rewards.2: " in refusal(score__rewards__2__weight=2.0)
+
+
 def test_a_later_override_is_put_on_an_earlier_one() -> None:
     overrides = {"score.rewards": [{"type": "format"}], "score.rewards.0.weight": 3, "evaluate": None}
     config = make_config(apply_overrides(SMALL, overrides | {"evaluate.samples": 2}), "small.yaml")
@@ -303,8 +315,8 @@ def test_numbers_as_yaml_reads_them_are_numbers() -> None:
 @pytest.mark.parametrize(
     ("name", "told"),
     [
-        ("score.rewards.2.weight", "'2' is not a place in a list of 2, which are counted from 0"),
-        ("score.rewards.2", "'2' is not a place in a list of 2, which are counted from 0"),
+        ("score.rewards.3.weight", "'3' is not a place in a list of 2, counted from 0; 2 adds an entry"),
+        ("score.rewards.3", "'3' is not a place in a list of 2, counted from 0; 2 adds an entry"),
         ("score.rewards.-1.weight", "'-1' is not a place in a list of 2"),
         ("score.rewards.math.weight", "'math' is not a place in a list of 2"),
         ("iterations.x", "iterations is 2, which has no parts"),
