@@ -19,6 +19,7 @@ from stages.model.config import CriticConfig, FolderStart
 from stages.prompts.config import FileSource, PromptsConfig, ReasoningGymSource
 from stages.sample.config import SampleConfig
 from stages.score.config import AverageReference, ScoreConfig
+from stages.score.outside import outside_files
 from stages.score.reward_config import ReasoningGymReward, reward_name
 from stages.update.config import UpdateConfig
 from stages.warmstart.config import FileDemonstrations, FolderModel, WarmstartConfig
@@ -333,7 +334,7 @@ def check_outside(config: RunConfig) -> None:
     """Checks what the configuration names outside itself, before anything is written.
 
     Raises:
-        ConfigError: a file or folder that is not there, a reasoning-gym family that is unknown or not to be trusted.
+        ConfigError: a file, folder or function that is not there, a reasoning-gym family that is unknown or not to be trusted.
     """
     named: dict[str, Path] = {}
     sources = {"prompts.source": config.prompts.source, "prompts.heldout_source": config.prompts.heldout_source}
@@ -351,6 +352,7 @@ def check_outside(config: RunConfig) -> None:
         if not path.exists():
             made = f"; `grpo model {path.name} --to {path}` makes it" if path.parent.name == MODELS else ""
             raise ConfigError(f"{name}: nothing at {path}; paths count from the working directory {Path.cwd()}{made}")
+    outside_files(config.score.rewards)
     if any(isinstance(reward, ReasoningGymReward) for reward in config.score.rewards):
         from stages.score.rewards.reasoning_gym import check_family
 

@@ -15,6 +15,7 @@ from stages.contract.errors import ConfigError
 from stages.contract.workspace import Job, Workspace
 from stages.sample.config import SampleConfig, TransformersEngine
 from stages.sample.engine import Engine
+from stages.score.outside import outside_files
 
 
 def perform(root: Path, stage: str, k: int, overrides: dict[str, Any], hardware: dict[str, Any] | None = None) -> None:
@@ -57,7 +58,8 @@ def _run(job: Job, stage: str, config: RunConfig) -> None:
             import stages.sample.stage
 
             engine = _engine(config, job)
-            stages.sample.stage.run(job, config.sample, engine, _judge(config, job), config.section("sample"))
+            outside = outside_files(config.score.rewards)
+            stages.sample.stage.run(job, config.sample, engine, _judge(config, job), config.section("sample"), outside)
         case "score":
             import stages.score.stage
 
@@ -102,6 +104,8 @@ def _evaluate(job: Job, config: RunConfig) -> None:
     def draw(desk: Workspace, prompts: pl.DataFrame, policy: Path, seed_of: Any) -> pl.DataFrame:
         rollouts = collect(desk, prompts, policy, engine, drawing, settings.samples, seed_of, job.progress)
         desk.notes |= engine.rest()
+        for path in outside_files(config.score.rewards):
+            desk.take(path)
         return rollouts
 
     def judge(rollouts: pl.DataFrame) -> pl.DataFrame:

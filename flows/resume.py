@@ -10,6 +10,8 @@ from stages.contract.errors import ConfigError
 from stages.contract.manifest import Manifest
 
 START = ("prompts", "warmstart")
+CODE = ".py"
+"""Ending of the inputs from outside that are code of the user's; other files are looked at only when they are read."""
 ITERATION = ("sample", "score", "advantage", "update")
 
 
@@ -119,6 +121,8 @@ def other_inputs(history: History, manifest: Manifest) -> Iterator[tuple[str, bo
     """Inputs that are no longer what their makers say they wrote, and whether there is still one of that name."""
     for name, record in manifest.inputs.items():
         if (made := made_by(name)) is None:
+            if name.endswith(CODE) and history.outside(name) not in (record.digest, None):
+                yield name, True
             continue
         source = history.manifest(*made)
         output = source.outputs.get(name.split("/", 3)[3]) if source else None

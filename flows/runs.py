@@ -9,6 +9,7 @@ from pathlib import Path
 
 from flows.config import RunConfig, differences, dump_config, make_config, read_yaml
 from stages.contract.commit import aside, finish, write_text
+from stages.contract.digest import file_digest
 from stages.contract.errors import ArtifactError, ConfigError, VersionError
 from stages.contract.lock import run_lock
 from stages.contract.manifest import Manifest, read_manifest, stage_folders
@@ -197,6 +198,7 @@ class History:
     paths: RunPaths
     _known: dict[tuple[int, str], Manifest | None] = field(default_factory=dict)
     _former: list[tuple[int, RunConfig]] | None = None
+    _outside: dict[str, str | None] = field(default_factory=dict)
 
     def config(self, k: int, latest: RunConfig) -> RunConfig:
         """The configuration of iteration `k`: `latest`, or in a fork, up to where it parted, the one that held then."""
@@ -232,6 +234,12 @@ class History:
             for name, record in (manifest.outputs.items() if manifest else ())
             if name in missing or (name not in gone and (folder / name).stat().st_size != record.size)
         ]
+
+    def outside(self, name: str) -> str | None:
+        """The digest that a file outside the run has now; None where it is not there."""
+        if name not in self._outside:
+            self._outside[name] = file_digest(Path(name)) if Path(name).is_file() else None
+        return self._outside[name]
 
     def pruned(self, k: int, place: str) -> list[str]:
         """Outputs that the retention rule removed."""

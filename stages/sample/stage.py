@@ -1,6 +1,7 @@
 """The stage `sample`: prompts, policy k-1 → rollouts.parquet."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -21,7 +22,12 @@ from stages.sample.parts import Parts
 
 
 def run(
-    job: Job, config: SampleConfig, engine: Engine, judge: Judge | None = None, section: dict[str, Any] | None = None
+    job: Job,
+    config: SampleConfig,
+    engine: Engine,
+    judge: Judge | None = None,
+    section: dict[str, Any] | None = None,
+    outside: Sequence[Path] = (),
 ) -> None:
     """Draws iteration k's prompts and answers each `group_size` times with the policy of iteration k-1.
 
@@ -31,6 +37,7 @@ def run(
         engine: draws; is left at rest.
         judge: gives rewards as the stage `score` does; needed for more than one round.
         section: all configuration that decides the output, for the manifest; None where that is `config` alone.
+        outside: files that `judge` reads.
     """
     k = job.iteration
     parts = Parts(job.paths.parts(k, "sample"))
@@ -56,6 +63,8 @@ def run(
             rollouts = draw(first)
         else:
             assert judge is not None, "more than one round needs a judge"
+            for path in outside:
+                desk.take(path)
             more = other_prompts(table.height, first, job.seed, k)
             filled = fill(draw(first), config.prompts, more, config.rounds, lambda some: draw(some, True), judge)
             rollouts = filled.rollouts

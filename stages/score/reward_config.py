@@ -1,7 +1,7 @@
 """Configuration of the rewards: a class each, told apart by `type`."""
 
 from fnmatch import fnmatchcase
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -101,8 +101,31 @@ class EquationsReward(RewardConfig):
     """Reward of one that does not."""
 
 
+class PythonReward(RewardConfig):
+    """A function of your own, as TRL's reward functions are or as verl's `compute_score` is."""
+
+    type: Literal["python"]
+    function: str
+    """`FILE.py:NAME`, where a relative path counts from the working directory, or `package.module.NAME`."""
+    signature: Literal["trl", "verl"] = "trl"
+    """`trl`: prompts, completions, and the prompts' columns by name give a list of rewards. `verl`: data_source,
+    solution_str, ground_truth and extra_info give the reward of one completion."""
+    arguments: dict[str, Any] = Field(default_factory=dict)
+    """Further arguments, by name."""
+    make: bool = False
+    """Whether the function, called with `arguments` alone, gives the reward function, as TRL's `get_…` do."""
+    at_once: Literal["row", "group", "all"] = "group"
+    """Completions that a call is given: one, those of a prompt, or all. A call that fails fails all its rows."""
+    conversational: bool | None = None
+    """Whether prompts and completions are lists of messages, else texts; null: as the prompts were asked."""
+    answer_names: tuple[str, ...] = ("answer", "solution", "ground_truth")
+    """Columns in which the right answer is given too, but where the prompts have one of that name themselves."""
+    timeout: float = Field(default=60.0, gt=0)
+    """Seconds on the clock that a call may take."""
+
+
 Reward = Annotated[
-    ReasoningGymReward | MathReward | FormatReward | LengthReward | OverlongReward | EquationsReward,
+    ReasoningGymReward | MathReward | FormatReward | LengthReward | OverlongReward | EquationsReward | PythonReward,
     Field(discriminator="type"),
 ]
 STEPWISE = (EquationsReward,)

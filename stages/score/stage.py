@@ -19,6 +19,7 @@ from stages.score.answer import extract
 from stages.score.combine import failures, weighted
 from stages.score.config import AverageReference, Reference, RefreshedReference, ScoreConfig, StartReference
 from stages.score.mark import Item
+from stages.score.outside import outside_files
 from stages.score.reward_config import STEPWISE, AnswerReward, reward_name
 from stages.score.rewards import judge
 from stages.score.steps import Decode, placed
@@ -31,6 +32,8 @@ def run(job: Job, config: ScoreConfig, critic: CriticStart | None = None) -> Non
         rollouts = desk.read(job.paths.stage(job.iteration, "sample") / "rollouts.parquet", ROLLOUTS)
         judged = len(config.rewards) * rollouts.height
         total = judged + ((config.reference is not None) + (critic is not None)) * rollouts.height
+        for path in outside_files(config.rewards):
+            desk.take(path)
         with desk.timed("rewards"):
             told = part_of(job.progress, 0, total)
             scores = score_rows(rollouts, config, job.device, _decoder(job, desk, config), told, job.iteration)

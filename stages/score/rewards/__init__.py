@@ -11,10 +11,11 @@ from stages.score.reward_config import (
     LengthReward,
     MathReward,
     OverlongReward,
+    PythonReward,
     ReasoningGymReward,
     Reward,
 )
-from stages.score.rewards import equations, length, math, overlong, reasoning_gym
+from stages.score.rewards import equations, length, math, overlong, python, reasoning_gym
 from stages.score.rewards import format as format_reward
 
 
@@ -36,13 +37,15 @@ def judge(
     """
     mine = [i for i, item in enumerate(items) if reward.judges(item.task)]
     marks = [null() for _ in items]
-    for i, mark in zip(mine, _judge(reward, [items[i] for i in mine], device, progress), strict=True):
+    for i, mark in zip(mine, _judge(reward, [items[i] for i in mine], device, progress, iteration), strict=True):
         marks[i] = mark
     progress(len(items), len(items))
     return marks
 
 
-def _judge(reward: Reward, items: Sequence[Item], device: str, progress: Progress) -> list[Mark]:
+def _judge(  # noqa: PLR0911 - one a kind
+    reward: Reward, items: Sequence[Item], device: str, progress: Progress, iteration: int
+) -> list[Mark]:
     match reward:
         case ReasoningGymReward():
             return reasoning_gym.judge(reward, items, progress)
@@ -56,5 +59,7 @@ def _judge(reward: Reward, items: Sequence[Item], device: str, progress: Progres
             return overlong.judge(reward, items)
         case EquationsReward():
             return equations.judge(reward, items)
+        case PythonReward():
+            return python.judge(reward, items, iteration, progress)
         case _:
             assert_never(reward)
