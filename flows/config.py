@@ -334,7 +334,8 @@ def check_outside(config: RunConfig) -> None:
     """Checks what the configuration names outside itself, before anything is written.
 
     Raises:
-        ConfigError: a file, folder or function that is not there, a reasoning-gym family that is unknown or not to be trusted.
+        ConfigError: a file, folder or function that is not there, a reasoning-gym family that is unknown or not to be
+            trusted.
     """
     named: dict[str, Path] = {}
     sources = {"prompts.source": config.prompts.source, "prompts.heldout_source": config.prompts.heldout_source}
