@@ -12,7 +12,7 @@ SCHEMA_VERSION = 3
 """Raised with each change of a schema. Tables of older versions are read: a column that came later is null in them.
 
 1: the first. 2: scores have values, token_rewards, step_ends and weights, advantages have returns.
-3: rollouts have messages and format, scores notes of rewards."""
+3: rollouts have messages and format, scores notes of rewards, prompts their source and level."""
 CONSTANT_GROUP = "constant group"
 """The `reason` of a row that is not trained on because all rewards of its group are equal."""
 
@@ -67,6 +67,8 @@ PROMPTS = Table(
         _required("task", pa.string()),  # selects rewards; for reasoning-gym its family
         pa.field("answer", pa.string()),  # the right answer where the source has one
         _required("metadata", pa.string()),  # JSON object: whatever else the source said
+        pa.field("source", pa.string()),  # the part of the mixture that it came from
+        pa.field("level", pa.int32()),  # how hard the source says it is; 0 is the easiest
     ),
     key=("prompt_id",),
 )

@@ -5,7 +5,7 @@ known by the digests in the manifests.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import polars as pl
@@ -17,12 +17,20 @@ from stages.contract.errors import DataError
 from stages.contract.manifest import Manifest, read_manifest, stage_folders
 from stages.contract.paths import RunPaths
 from stages.contract.workspace import Job, open_stage
-from stages.prompts.config import FileSource, PromptsConfig, ReasoningGymSource, RowsSource
+from stages.prompts.config import (
+    FileSource,
+    PlainSource,
+    PromptsConfig,
+    ReasoningGymSource,
+    RowsSource,
+    parts_of,
+    worded,
+)
 from stages.prompts.rows import RawPrompt
 from stages.prompts.sources import load
-from stages.prompts.stage import table
+from stages.prompts.table import NEAR, near, table
 
-SUFFIXES = (".jsonl", ".parquet")
+SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
 
 
 @dataclass
@@ -54,10 +62,17 @@ def run(job: Job, config: PromptsConfig) -> None:
         unique = rows.unique("prompt_id", keep="first", maintain_order=True)
         unknown = unique.join(pl.concat(before), on="prompt_id", how="anti", maintain_order="left")
         fresh = unknown.join(heldout, on="prompt_id", how="anti", maintain_order="left")
+        asked = [near(messages) for messages in heldout["messages"].to_list()]
+        close = fresh.filter(pl.col(NEAR).is_in(asked))
+        if config.near_duplicates == "drop":
+            desk.drop("held out but for case and white space", close.height)
+            fresh = fresh.filter(~pl.col(NEAR).is_in(asked))
+        elif close.height:
+            found.problems.append(f"{close.height} new prompts are held out too but for case and white space")
         desk.drop("equal prompt", rows.height - unique.height)
         desk.drop("trained on already", unique.height - unknown.height)
         desk.drop("held out", unknown.height - fresh.height)
-        desk.write("train.parquet", fresh, PROMPTS)
+        desk.write("train.parquet", fresh.drop(NEAR), PROMPTS)
         desk.metrics["train_prompts"] = fresh.height
         if found.problems:
             desk.notes["warnings"] = found.problems
@@ -75,7 +90,7 @@ def new_files(paths: RunPaths, config: PromptsConfig, k: int | None = None) -> F
     Raises:
         DataError: one that iteration `k` took up is gone or was changed.
     """
-    there = {path: file_digest(path) for path in _files(paths.data)}
+    there = {path: file_digest(path) for path in _files(paths.data, config)}
     taken, own = set[str](), dict[str, str]()
     for manifest in _manifests(paths):
         inside = f"{paths.relative(paths.data)}/"
@@ -93,19 +108,21 @@ def new_files(paths: RunPaths, config: PromptsConfig, k: int | None = None) -> F
         if digest in taken:
             continue
         try:
-            found.tables[path] = table(_read(path, config), config)
+            found.tables[path] = _read(path, config, paths.data)
         except DataError as error:
             found.problems.append(str(error) if str(path) in str(error) else f"{path}: {error}")
     return found
 
 
-def _files(folder: Path) -> Iterator[Path]:
-    if folder.is_dir():
-        yield from (
-            path
-            for path in sorted(folder.iterdir())
-            if path.suffix in SUFFIXES and not path.name.startswith(".") and path.is_file()
-        )
+def _files(folder: Path, config: PromptsConfig) -> Iterator[Path]:
+    """The files in the folder; of a mixture, in a folder inside it for each part."""
+    for place in [folder, *(folder / str(part.name) for part in parts_of(config.source).values() if part.name)]:
+        if place.is_dir():
+            yield from (
+                path
+                for path in sorted(place.iterdir())
+                if path.name.endswith(SUFFIXES) and not path.name.startswith(".") and path.is_file()
+            )
 
 
 def _manifests(paths: RunPaths) -> Iterator[Manifest]:
@@ -115,16 +132,21 @@ def _manifests(paths: RunPaths) -> Iterator[Manifest]:
             yield manifest
 
 
-def _read(path: Path, config: PromptsConfig) -> list[RawPrompt]:
-    source = config.source
+def _read(path: Path, config: PromptsConfig, data: Path) -> pl.DataFrame:
+    """The table `prompts` of a file, whose rows look like those of the run's source, or of the mixture's part."""
+    parts = {part.name: part for part in parts_of(config.source).values()}
+    name = path.parent.name if path.parent != data else None
+    if name not in parts:
+        told = ", ".join(str(part) for part in parts)
+        raise DataError(f"{path}: belongs into the folder of a part of the mixture, inside {data}: {told}")
+    return table(_rows(path, parts[name].source), worded(config, parts[name]), name)
+
+
+def _rows(path: Path, source: PlainSource) -> list[RawPrompt]:
     if isinstance(source, ReasoningGymSource):
-        family = source.dataset
-        rows = load(FileSource(type="file", path=path, task=f"reasoning_gym/{family}"))
-        return [
-            RawPrompt(
-                row.prompt, row.answer, row.task, {"source_dataset": family, "question": row.prompt, **row.metadata}
-            )
-            for row in rows
-        ]
+        family, level = source.dataset, "level" if source.levels else None
+        rows = load(FileSource(type="file", path=path, task=f"reasoning_gym/{family}", level_field=level))
+        posed = {"source_dataset": family}
+        return [replace(row, metadata={**posed, "question": row.prompt, **row.metadata}) for row in rows]
     columns = source.model_dump(include=set(RowsSource.model_fields) - {"type"})
     return load(FileSource(type="file", path=path, **columns))

@@ -1,6 +1,7 @@
 """Rows of a table → prompts: which column is what, and what a row must not hold."""
 
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -8,6 +9,8 @@ from typing import Any
 from stages.contract.errors import DataError
 from stages.prompts.config import RowsSource
 
+LONGEST = 4_000_000
+"""Characters of a prompt: more than any model's context holds."""
 MISSING = object()
 
 
@@ -20,36 +23,57 @@ class RawPrompt:
     answer: str | None
     task: str
     metadata: Mapping[str, Any]
+    level: int | None = None
+    """How hard the source says it is."""
 
 
-def prompts_of(rows: Iterable[dict[str, Any]], source: RowsSource, where: str, field: str) -> Iterator[RawPrompt]:
+def prompts_of(
+    rows: Iterable[tuple[int, dict[str, Any]]], source: RowsSource, where: str, field: str, counted: str = "row"
+) -> Iterator[RawPrompt]:
     """The prompts of rows, in their order.
 
     Args:
-        rows: column names and values.
+        rows: the number by which a message names a row, and its column names and values.
         source: says which column is what.
         where: the file or dataset, for messages.
         field: the source's name in the configuration, for messages.
+        counted: what the numbers count: rows, or lines.
 
     Raises:
         DataError: a row that cannot be used; says which, and why.
     """
-    for number, row in enumerate(rows, 1):
-        here = f"{where}, row {number}"
-        prompt = value_at(row, source.prompt_field)
+    layout = None
+    for number, row in rows:
+        here = f"{where}, {counted} {number}"
+        layout = layout or layout_of(row, source)
+        prompt = value_at(row, layout.prompt_field)
         if prompt is MISSING:
-            raise DataError(f"{here}: no column {source.prompt_field!r}, only {sorted(row)}")
-        task = source.task if source.task_field is None else value_at(row, source.task_field)
-        if not isinstance(task, str) or not task.strip():
-            raise DataError(f"{here}: a task is wanted in column {source.task_field!r}, this is {_told(task)}")
-        # What became prompt and answer is not kept twice, but under a name of its own a reward function may ask for it.
-        used = {source.prompt_field} | ({"answer"} & {source.answer_field})
+            raise DataError(f"{here}: no column {layout.prompt_field!r}, only {sorted(row)}")
+        # The prompt is not kept twice, nor is an answer that is called so; other names a reward function may ask for.
+        used = {layout.prompt_field} | ({"answer"} & {layout.answer_field})
         yield RawPrompt(
-            checked_prompt(prompt, f"{here}, column {source.prompt_field!r}"),
-            _answer(row, source.answer_field, here, field),
-            task,
+            checked_prompt(prompt, f"{here}, column {layout.prompt_field!r}"),
+            _answer(row, layout.answer_field, here, field),
+            layout.task if layout.task_field is None else _task(row, layout.task_field, here),
             {name: value for name, value in row.items() if name not in used},
+            None if layout.level_field is None else _level(row, layout.level_field, here),
         )
+
+
+def layout_of(row: Mapping[str, Any], source: RowsSource) -> RowsSource:
+    """The source with the columns named by which it is read, as its first row shows."""
+    if source.layout == "columns":
+        return source
+    fields = type(source).model_fields
+    open_ = {name for name in ("answer_field", "task_field") if getattr(source, name) == fields[name].default}
+    if source.layout == "auto":
+        known = "answer" not in row and value_at(row, VERL["answer_field"]) is not MISSING and VERL["task_field"] in row
+        if not known or len(open_) < 2:
+            return source
+    return source.model_copy(update={name: VERL[name] for name in open_})
+
+
+VERL = {"answer_field": "reward_model.ground_truth", "task_field": "data_source"}
 
 
 def value_at(row: Mapping[str, Any], name: str) -> Any:
@@ -68,31 +92,66 @@ def checked_prompt(value: Any, where: str) -> str | list[dict[str, str]]:
     """A prompt that can be asked: a text or messages.
 
     Raises:
-        DataError: anything else.
+        DataError: anything else, or a text that no tokenizer should be given.
     """
     match value:
         case str() if value.strip():
-            return value
+            return checked_text(value, where)
         case [*messages] if messages and all(
             isinstance(m, dict) and isinstance(m.get("role"), str) and isinstance(m.get("content"), str)
             for m in messages
         ):
-            return [{"role": m["role"], "content": m["content"]} for m in messages]
+            if not any(m["content"].strip() for m in messages):
+                raise DataError(f"{where}: none of its {len(messages)} messages says anything")
+            return [{name: checked_text(m[name], where) for name in ("role", "content")} for m in messages]
     raise DataError(f"{where}: a text or a list of messages {{role, content}} is wanted, this is {_told(value)}")
+
+
+def checked_text(text: str, where: str) -> str:
+    """A text without what is damage rather than language.
+
+    Raises:
+        DataError: a NUL character, half a surrogate pair, or more characters than any context holds.
+    """
+    if len(text) > LONGEST:
+        raise DataError(f"{where}: {len(text)} characters; {LONGEST} at most are read")
+    if (at := text.find("\0")) >= 0:
+        raise DataError(f"{where}: a NUL character at {at}")
+    try:
+        text.isascii() or text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise DataError(f"{where}: half a surrogate pair at character {error.start}") from error
+    return text
 
 
 def _answer(row: Mapping[str, Any], name: str | None, here: str, field: str) -> str | None:
     if name is None:
         return None
     answer = value_at(row, name)
-    text = json.dumps(answer, ensure_ascii=False) if isinstance(answer, dict | list) else str(answer)
-    if answer is None or answer is MISSING or not text.strip():
+    missing = answer is None or answer is MISSING or (isinstance(answer, float) and math.isnan(answer))
+    text = json.dumps(answer, ensure_ascii=False, default=str) if isinstance(answer, dict | list) else str(answer)
+    if missing or not text.strip():
         raise DataError(
             f"{here}: no answer in column {name!r}; fill it in, or set {field}.answer_field to null if no reward "
             "needs answers"
         )
-    return text
+    return checked_text(text, f"{here}, column {name!r}")
+
+
+def _task(row: Mapping[str, Any], name: str, here: str) -> str:
+    task = value_at(row, name)
+    if not isinstance(task, str) or not task.strip():
+        raise DataError(f"{here}: the name of a task is wanted in column {name!r}, this is {_told(task)}")
+    return checked_text(task, f"{here}, column {name!r}")
+
+
+def _level(row: Mapping[str, Any], name: str, here: str) -> int:
+    level = value_at(row, name)
+    if isinstance(level, bool) or not isinstance(level, int) or not 0 <= level < 2**31:
+        raise DataError(f"{here}: a whole number from 0 is wanted in column {name!r}, this is {_told(level)}")
+    return level
 
 
 def _told(value: Any) -> str:
-    return "missing" if value is MISSING else f"{value!r:.80}"
+    """A value for a message: its beginning."""
+    return "missing" if value is MISSING else repr(value[:80] if isinstance(value, str) else value)[:80]

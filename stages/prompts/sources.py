@@ -1,82 +1,87 @@
-"""Reads prompts from reasoning-gym, files and Hugging Face datasets. Heavy libraries are imported when needed."""
+"""Reads prompts from reasoning-gym, files, the configuration and Hugging Face datasets. Heavy libraries load late."""
 
 import json
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, assert_never
 
-import polars as pl
-
 from stages.contract.errors import DataError
-from stages.prompts.config import FileSource, HuggingFaceSource, InlineSource, ReasoningGymSource, Source
+from stages.prompts.config import FileSource, HuggingFaceSource, InlineSource, PlainSource, ReasoningGymSource
+from stages.prompts.files import numbered_rows
 from stages.prompts.rows import RawPrompt, prompts_of
 
 
-def load(source: Source, field: str = "prompts.source") -> list[RawPrompt]:
-    """All prompts of a source, in its order; `field` is its name in the configuration, for messages.
+def load(source: PlainSource, field: str = "prompts.source") -> list[RawPrompt]:
+    """All prompts of a source, as `read` gives them."""
+    return list(read(source, field))
+
+
+def read(source: PlainSource, field: str = "prompts.source") -> Iterator[RawPrompt]:
+    """The prompts of a source one by one, in its order; `field` is its name in the configuration, for messages.
 
     Raises:
         DataError: the source is missing, empty, or broken; says which row and column.
     """
     match source:
         case ReasoningGymSource():
-            prompts = list(_reasoning_gym(source, field))
-        case FileSource():
-            prompts = list(prompts_of(_read_file(source.path, field), source, str(source.path), field))
+            prompts = _reasoning_gym(source, field)
+        case FileSource(path=path):
+            counted = "row" if path.suffix == ".parquet" else "line"
+            prompts = prompts_of(numbered_rows(path, field), source, str(path), field, counted)
         case InlineSource():
-            prompts = list(prompts_of(source.rows, source, f"{field}.rows", field))
+            prompts = prompts_of(enumerate(source.rows, 1), source, f"{field}.rows", field)
         case HuggingFaceSource():
-            prompts = list(prompts_of(_read_huggingface(source, field), source, source.path, field))
+            rows = enumerate(map(dict, _huggingface(source, field)), 1)
+            prompts = prompts_of(rows, source, source.path, field)
         case _:
             assert_never(source)
-    if not prompts:
+    empty = True
+    for prompt in prompts:
+        empty = False
+        yield prompt
+    if empty:
         raise DataError(f"{field}: {source.type} gives no prompt: {source.model_dump()}")
-    return prompts
 
 
 def _reasoning_gym(source: ReasoningGymSource, field: str) -> Iterator[RawPrompt]:
     import reasoning_gym
 
+    for level in range(source.levels) if source.levels else [None]:
+        parameters = source.parameters if level is None else _level(source, level, field) | source.parameters
+        at = "" if level is None else f" at level {level}"
+        try:
+            dataset = reasoning_gym.create_dataset(source.dataset, size=source.size, seed=source.seed, **parameters)
+        except (ValueError, TypeError, AssertionError) as error:
+            raise DataError(f"{field}: reasoning-gym refuses {source.dataset!r}{at}: {error}") from error
+        for item in dataset:
+            metadata = json.loads(json.dumps(item["metadata"], default=str))
+            task = f"reasoning_gym/{source.dataset}"
+            yield RawPrompt(item["question"], item["answer"], task, metadata | {"question": item["question"]}, level)
+
+
+def _level(source: ReasoningGymSource, level: int, field: str) -> dict[str, Any]:
+    """A family's parameters at a level of its own curriculum: what is harder than the levels below it."""
+    from reasoning_gym.coaching.base_curriculum import DefaultCurriculumContext, RangeAttributeMode
+    from reasoning_gym.factory import CURRICULA, create_curriculum
+
+    if source.dataset not in CURRICULA:
+        raise DataError(f"{field}.levels: reasoning-gym has no curriculum for {source.dataset!r}; set it to null")
+    curriculum = create_curriculum(source.dataset)
+    highest = max((len(attribute.levels) for attribute in curriculum.attributes.values()), default=0)
+    if level >= highest:
+        raise DataError(
+            f"{field}.levels: the curriculum of {source.dataset!r} has {highest} levels, not {source.levels}"
+        )
+    curriculum.set_global_level(level)
     try:
-        dataset = reasoning_gym.create_dataset(source.dataset, size=source.size, seed=source.seed, **source.parameters)
+        made = curriculum.generate_configuration(context=DefaultCurriculumContext(RangeAttributeMode.UPPER_BOUND))
     except (ValueError, TypeError, AssertionError) as error:
-        raise DataError(f"{field}: reasoning-gym refuses {source.dataset!r}: {error}") from error
-    for item in dataset:
-        metadata = json.loads(json.dumps(item["metadata"], default=str))
-        task = f"reasoning_gym/{source.dataset}"
-        yield RawPrompt(item["question"], item["answer"], task, metadata | {"question": item["question"]})
+        raise DataError(f"{field}: reasoning-gym refuses {source.dataset!r} at level {level}: {error}") from error
+    return {part.name: getattr(made, part.name) for part in fields(made) if part.name not in ("seed", "size")}
 
 
-def _read_file(path: Path, field: str) -> list[dict[str, Any]]:
-    if not path.is_file():
-        raise DataError(f"{field}.path: no file {path}")
-    if path.suffix == ".parquet":
-        try:
-            return pl.read_parquet(path).to_dicts()
-        except (pl.exceptions.PolarsError, OSError) as error:
-            raise DataError(f"{path}: cannot be read as Parquet ({error})") from error
-    if path.suffix != ".jsonl":
-        raise DataError(f"{field}.path: {path} ends in {path.suffix!r}; .jsonl or .parquet is wanted")
-    rows = []
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")  # splitlines would cut at U+2028 inside a JSON text too
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 at byte {error.start}") from error
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-            json.dumps(row, ensure_ascii=False).encode("utf-8")  # no table can hold half a surrogate pair
-        except (ValueError, RecursionError) as error:
-            raise DataError(f"{path}, line {number}: not JSON ({error})") from error
-        if not isinstance(row, dict):
-            raise DataError(f"{path}, line {number}: a JSON object is wanted, this is {type(row).__name__}")
-        rows.append(row)
-    return rows
-
-
-def _read_huggingface(source: HuggingFaceSource, field: str) -> list[dict[str, Any]]:
+def _huggingface(source: HuggingFaceSource, field: str) -> Any:
     try:
         import datasets
     except ModuleNotFoundError as error:
@@ -93,4 +98,4 @@ def _read_huggingface(source: HuggingFaceSource, field: str) -> list[dict[str, A
         raise DataError(f"{field}: cannot load the dataset {source.path!r}: {error}") from error
     except StopIteration as error:  # what datasets raises for a data file without rows
         raise DataError(f"{field}: the dataset {source.path!r} has no rows") from error
-    return [dict(row) for row in split]
+    return split

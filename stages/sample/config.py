@@ -1,8 +1,8 @@
 """Configuration of sampling."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, field_validator, model_validator
 
 from stages.contract.config import Config, operational
 
@@ -81,6 +81,46 @@ class FidelityConfig(Config):
     """Mean absolute difference (nats) of a token from which the stage fails."""
 
 
+class LevelsCurriculum(Config):
+    """Prompts of the lowest level at first; then a further level is opened from time to time."""
+
+    type: Literal["levels"]
+    every: int | None = Field(default=None, gt=0)
+    """Iterations after which the next level is opened; null goes by `success`."""
+    success: float | None = Field(default=None, gt=0, le=1)
+    """Share of successes, at the highest open level in the iteration before, that opens the next one."""
+    rehearsal: float = Field(default=0.2, ge=0, lt=1)
+    """Part of an iteration's prompts that comes from lower levels and from prompts without one, where there are any."""
+    reward: str | None = None
+    """Name of the reward that says what a success is; null takes the first of `score.rewards`."""
+    threshold: float = 1.0
+    """A completion is a success where that reward is at least this."""
+
+    @model_validator(mode="after")
+    def _one_rule(self) -> Self:
+        if (self.every is None) == (self.success is None):
+            raise ValueError("curriculum: set one of every and success, which say when a level is opened")
+        return self
+
+
+class SuccessCurriculum(Config):
+    """Prompts by what their groups earned when they were drawn last: the less sure the outcome, the likelier."""
+
+    type: Literal["success"]
+    window: int = Field(default=10, gt=0)
+    """Iterations back whose scores are read; what was not drawn in them counts as unknown, with the weight 1."""
+    floor: float = Field(default=0.1, gt=0, le=1)
+    """Weight of a prompt of which all completions were right, or none. For a share p of right ones the weight rises
+    from this to 1 with 4p(1-p), the variance of the reward (learnability, arXiv:2502.12272)."""
+    reward: str | None = None
+    """Name of the reward that says what a success is; null takes the first of `score.rewards`."""
+    threshold: float = 1.0
+    """A completion is a success where that reward is at least this."""
+
+
+Curriculum = Annotated[LevelsCurriculum | SuccessCurriculum, Field(discriminator="type")]
+
+
 class SampleConfig(Config):
     """Which prompts an iteration draws, and how they are answered."""
 
@@ -90,6 +130,11 @@ class SampleConfig(Config):
     """Completions a prompt (G); methods that compare within a group need at least 2."""
     max_prompt_tokens: int = Field(default=1024, gt=0)
     """Longer prompts are dropped and counted."""
+    weights: dict[str, float] | None = None
+    """Shares of the parts of `prompts.source.type: mixture`, by their names, e.g. `{sums: 3, code: 1}`: each iteration
+    draws by them, part by part each prompt once in a pass. null draws from all prompts alike."""
+    curriculum: Curriculum | None = None
+    """Which prompts are drawn when; null draws each once in a pass, in an order by the seed."""
     rounds: int = Field(default=1, gt=0)
     """Rounds of sampling at most; above 1, prompts are added in place of groups whose rewards are all equal, until
     `prompts` groups have a difference (dynamic sampling, DAPO). Judges while it samples; `score` judges again."""
@@ -102,3 +147,10 @@ class SampleConfig(Config):
     where an engine's rounding depends on the batch, the same but for rounding."""
     fidelity: FidelityConfig = FidelityConfig()
     """Comparing the sampler with the trainer."""
+
+    @field_validator("weights")
+    @classmethod
+    def _some_weight(cls, value: dict[str, float] | None) -> dict[str, float] | None:
+        if value is not None and (min(value.values(), default=0) < 0 or not sum(value.values()) > 0):
+            raise ValueError("weights are 0 or more, and one is above 0")
+        return value

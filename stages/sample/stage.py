@@ -7,13 +7,15 @@ from typing import Any
 import polars as pl
 import torch
 
-from stages.contract.columns import PROMPTS, ROLLOUTS
+from stages.contract.columns import PROMPTS, ROLLOUTS, SCORES
 from stages.contract.config import deciding
 from stages.contract.errors import EngineError
 from stages.contract.seeds import derive
 from stages.contract.workspace import Job, Workspace, open_stage
+from stages.sample.choose import choose
 from stages.sample.collect import collect
 from stages.sample.config import SampleConfig
+from stages.sample.curriculum import reads
 from stages.sample.draw import prompt_indices
 from stages.sample.dynamic import Judge, fill, other_prompts
 from stages.sample.engine import Engine
@@ -43,7 +45,7 @@ def run(
     parts = Parts(job.paths.parts(k, "sample"))
     with open_stage(job, "sample", "sample", section or deciding(config)) as desk:
         table, since = prompts_of(desk, k)
-        first = prompt_indices(table.height, config.prompts, job.seed, k, since)
+        first, more = chosen(desk, table, config, job, since)
 
         def draw(indices: Sequence[int], may_be_empty: bool = False) -> pl.DataFrame:
             return collect(
@@ -65,7 +67,6 @@ def run(
             assert judge is not None, "more than one round needs a judge"
             for path in outside:
                 desk.take(path)
-            more = other_prompts(table.height, first, job.seed, k)
             filled = fill(draw(first), config.prompts, more, config.rounds, lambda some: draw(some, True), judge)
             rollouts = filled.rollouts
             desk.metrics |= {
@@ -94,6 +95,20 @@ def prompts_of(desk: Workspace, k: int) -> tuple[pl.DataFrame, int]:
     folders = {j: folder for j in range(k + 1) if (folder := desk.paths.stage(j, "prompts")).is_dir() or j == 0}
     parts = {j: desk.read(folder / "train.parquet", PROMPTS) for j, folder in folders.items()}
     return pl.concat(parts.values()), max((j for j, part in parts.items() if part.height), default=0)
+
+
+def chosen(
+    desk: Workspace, table: pl.DataFrame, config: SampleConfig, job: Job, since: int
+) -> tuple[list[int], list[int]]:
+    """The rows that iteration `job.iteration` takes, and others that it may add; reads the scores that decide it."""
+    k, paths = job.iteration, desk.paths
+    if config.weights is None and config.curriculum is None:
+        first = prompt_indices(table.height, config.prompts, job.seed, k, since)
+        return first, other_prompts(table.height, first, job.seed, k) if config.rounds > 1 else []
+    scores = {j: desk.read(paths.stage(j, "score") / "scores.parquet", SCORES) for j in reads(config, k)}
+    choice = choose(table, config, job.seed, k, since, scores)
+    desk.notes |= choice.notes
+    return choice.first, choice.more
 
 
 def compare(desk: Workspace, rollouts: pl.DataFrame, config: SampleConfig, engine: Engine, device: str) -> None:

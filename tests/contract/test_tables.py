@@ -38,6 +38,8 @@ EXAMPLES: dict[str, tuple[Table, dict[str, Any]]] = {
             "task": ["sums", "words"],
             "answer": ["2", None],
             "metadata": ["{}", '{"level": 3}'],
+            "source": [None, "words"],
+            "level": [None, 3],
         },
     ),
     "demonstrations": (

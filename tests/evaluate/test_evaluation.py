@@ -201,6 +201,7 @@ def paths(tmp_path: Path) -> RunPaths:
     names = [f"p{i}" for i in range(10)]
     columns = {"prompt_id": names, "messages": [[{"role": "user", "content": name}] for name in names]}
     columns |= {"format": ["text"] * 10, "task": ["digits"] * 10, "answer": [None] * 10, "metadata": ["{}"] * 10}
+    columns |= {"source": [None] * 10, "level": [None] * 10}
     with open_stage(Job(run_paths, 0, seed=5), "prompts", "prompts", {}) as desk:
         desk.write("heldout.parquet", tables.frame(PROMPTS, columns), PROMPTS)
     return run_paths

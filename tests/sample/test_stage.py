@@ -32,6 +32,8 @@ def started(tmp_path, tiny_policy):
         "task": ["sums"] * 10,
         "answer": [None] * 10,
         "metadata": ["{}"] * 10,
+        "source": [None] * 10,
+        "level": [None] * 10,
     }
     with open_stage(Job(paths, 0, seed=1), "prompts", "prompts", {}) as desk:
         desk.write("train.parquet", tables.frame(PROMPTS, prompts), PROMPTS)

@@ -334,6 +334,8 @@ def asked_of(engine, policy, folder, contents):
             "task": ["sums"] * len(contents),
             "answer": [None] * len(contents),
             "metadata": ["{}"] * len(contents),
+            "source": [None] * len(contents),
+            "level": [None] * len(contents),
         },
     )
     desk = Workspace(RunPaths(folder / "run"), folder / "run" / "out")

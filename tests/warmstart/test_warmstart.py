@@ -31,6 +31,8 @@ def prompt_table(answers):
             "task": ["t"] * len(answers),
             "answer": answers,
             "metadata": ["{}"] * len(answers),
+            "source": [None] * len(answers),
+            "level": [None] * len(answers),
         },
     )
 

@@ -1,0 +1,80 @@
+"""Which prompts an iteration takes where sources have weights, or prompts a curriculum. Pure."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from stages.contract.errors import ConfigError
+from stages.contract.seeds import derive
+from stages.sample.config import SampleConfig
+from stages.sample.curriculum import ranking
+from stages.sample.portions import Rows, in_passes, interleaved, portions
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What an iteration takes."""
+
+    first: list[int]
+    """Rows of the table: its prompts."""
+    more: list[int]
+    """Other rows that it may take, in their order, for dynamic sampling."""
+    notes: dict[str, Any]
+    """How it came about: prompts by source, the highest open level, prompts with a history."""
+
+
+def choose(
+    prompts: pl.DataFrame,
+    config: SampleConfig,
+    seed: int,
+    k: int,
+    since: int = 0,
+    scores: Mapping[int, pl.DataFrame] | None = None,
+) -> Choice:
+    """The prompts of iteration `k`.
+
+    Args:
+        prompts: table `prompts`.
+        config: prompts an iteration, weights, curriculum.
+        seed: of the run.
+        k: the iteration, from 1.
+        since: the iteration that added the last prompts; passes over the prompts begin anew with it.
+        scores: tables `scores` of the earlier iterations that `reads` names.
+
+    Raises:
+        ConfigError: a source has fewer prompts than an iteration is to take of it.
+    """
+    weights = config.weights or {"": 1.0}
+    counts = {j: portions(weights, j * config.prompts) for j in range(max(since, 1) - 1, k + 1)}
+    notes: dict[str, Any] = {}
+    rank = ranking(prompts, config.curriculum, k, scores or {}, notes)
+    first: list[int] = []
+    left: dict[str, list[int]] = {}
+    for s, rows in _rows_by_source(prompts, weights).items():
+        taken = [counts[j][s] - counts[j - 1][s] for j in range(max(since, 1), k + 1)]
+        if rank is None:
+            order = in_passes(rows, taken, seed, since, k, s)
+        else:
+            random = np.random.default_rng(derive(seed, "curriculum", s, k))
+            order = [int(row) for row in rank(rows, taken[-1], random)]
+        if taken[-1] > len(order):
+            of, lower = (f" of {s!r}", f" or sample.weights.{s}") if s else ("", "")
+            raise ConfigError(
+                f"sample.prompts: iteration {k} is to take {taken[-1]} prompts{of}, and may choose among {len(order)}: "
+                f"lower sample.prompts{lower}"
+            )
+        first += order[: taken[-1]]
+        left[s] = order[taken[-1] :]
+    if config.weights:
+        notes["sources"] = {s: counts[k][s] - counts[k - 1][s] for s in weights}
+    return Choice(first, list(interleaved(left, weights)), notes)
+
+
+def _rows_by_source(prompts: pl.DataFrame, weights: Mapping[str, float]) -> dict[str, Rows]:
+    if list(weights) == [""]:
+        return {"": np.arange(prompts.height)}
+    sources = prompts["source"].fill_null("").to_numpy()
+    return {s: np.flatnonzero(sources == s) for s, weight in weights.items() if weight > 0}

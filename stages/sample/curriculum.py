@@ -1,0 +1,148 @@
+"""Curricula: which prompts an iteration takes by their levels, or by what came of them before. Pure.
+
+Dimensions: N prompts of the run, in the order of its tables.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from stages.contract.errors import ConfigError
+from stages.sample.config import LevelsCurriculum, SampleConfig, SuccessCurriculum
+from stages.sample.portions import Rows
+
+Rank = Callable[[Rows, int, np.random.Generator], Rows]
+"""Rows of a source, how many an iteration takes, randomness → those that may be taken, these first."""
+_NO_SCORES = pl.DataFrame(schema={"prompt_id": pl.String, "reward_": pl.Float64})
+
+
+def ranking(
+    prompts: pl.DataFrame,
+    curriculum: LevelsCurriculum | SuccessCurriculum | None,
+    k: int,
+    scores: Mapping[int, pl.DataFrame],
+    notes: dict[str, Any],
+) -> Rank | None:
+    """How a curriculum ranks prompts; None without one.
+
+    Args:
+        prompts: table `prompts`.
+        curriculum: which.
+        k: the iteration.
+        scores: tables `scores` of the iterations that `reads` names.
+        notes: is told of it.
+    """
+    match curriculum:
+        case SuccessCurriculum():
+            return _by_success(prompts, curriculum, scores, notes)
+        case LevelsCurriculum():
+            return _by_level(prompts, curriculum, k, scores, notes)
+    return None
+
+
+def reads(config: SampleConfig, k: int) -> list[int]:
+    """The earlier iterations whose scores decide what iteration `k` takes."""
+    match config.curriculum:
+        case SuccessCurriculum(window=window):
+            return list(range(max(1, k - window), k))
+        case LevelsCurriculum(every=None) if k > 1:
+            return [k - 1]
+    return []
+
+
+def successes(scores: pl.DataFrame, curriculum: LevelsCurriculum | SuccessCurriculum) -> pl.DataFrame:
+    """Share of successes of each prompt in an iteration, as prompt_id, success; failed rewards do not count.
+
+    An iteration that was scored without the reward says nothing.
+    """
+    named = [name for name in scores.columns if name.startswith("reward_")]
+    column = named[0] if curriculum.reward is None else f"reward_{curriculum.reward}"
+    if column not in named:
+        return pl.DataFrame(schema={"prompt_id": pl.String, "success": pl.Float64})
+    known = scores.filter(pl.col(column).is_finite())
+    share = (pl.col(column) >= curriculum.threshold).mean().alias("success")
+    return known.group_by("prompt_id", maintain_order=True).agg(share)
+
+
+def open_level(levels: Sequence[int], curriculum: LevelsCurriculum, k: int, before: tuple[int, float] | None) -> int:
+    """The highest level that iteration `k` may draw from.
+
+    Args:
+        levels: those that there are, ascending.
+        curriculum: by iterations, or by success.
+        k: the iteration, from 1.
+        before: the highest level that the iteration before drew from, and the share of successes there; None for none.
+    """
+    if curriculum.every is not None:
+        return levels[min((k - 1) // curriculum.every, len(levels) - 1)]
+    if before is None:
+        return levels[0]
+    at = levels.index(before[0])
+    assert curriculum.success is not None
+    return levels[min(at + (before[1] >= curriculum.success), len(levels) - 1)]
+
+
+def _by_success(
+    prompts: pl.DataFrame, curriculum: SuccessCurriculum, scores: Mapping[int, pl.DataFrame], notes: dict[str, Any]
+) -> Rank:
+    """Draws without putting back, by weights: 4p(1-p) or at least `floor` for a share p of successes, 1 for unknown."""
+    told = [successes(scores[j], curriculum) for j in sorted(scores)]
+    latest = pl.concat(told).unique("prompt_id", keep="last") if told else successes(_NO_SCORES, curriculum)
+    known = prompts.select("prompt_id").join(latest, on="prompt_id", how="left", maintain_order="left")["success"]
+    learnable = (4 * known * (1 - known)).to_numpy()
+    weights_N = np.where(np.isnan(learnable), 1.0, curriculum.floor + (1 - curriculum.floor) * learnable)
+    notes["curriculum"] = {"prompts_with_a_history": int(known.is_not_null().sum()), "success": known.mean()}
+
+    def rank(rows: Rows, count: int, random: np.random.Generator) -> Rows:
+        keys = np.log1p(-random.random(rows.size)) / weights_N[rows]  # Efraimidis and Spirakis: the greatest keys win
+        ranked: Rows = rows[np.argsort(-keys, kind="stable")]
+        return ranked
+
+    return rank
+
+
+def _by_level(
+    prompts: pl.DataFrame,
+    curriculum: LevelsCurriculum,
+    k: int,
+    scores: Mapping[int, pl.DataFrame],
+    notes: dict[str, Any],
+) -> Rank:
+    """Draws from the highest open level, and a part from the lower ones and from what has no level."""
+    levels_N = prompts["level"].fill_null(-1).to_numpy()
+    there = sorted({int(level) for level in levels_N if level >= 0})
+    if not there:
+        raise ConfigError("sample.curriculum: no prompt of this run has a level; set it to null")
+    opened = open_level(there, curriculum, k, _before(prompts, curriculum, scores.get(k - 1)))
+    notes["curriculum"] = {"level": opened}
+
+    def rank(rows: Rows, count: int, random: np.random.Generator) -> Rows:
+        mine = levels_N[rows]
+        top = max((x for x in mine if 0 <= x <= opened), default=min((x for x in mine if x >= 0), default=-1))
+        newest, lower = random.permutation(rows[mine == top]), random.permutation(rows[mine < top])
+        of_newest = min(count - min(int(curriculum.rehearsal * count), lower.size), newest.size)
+        of_lower = count - of_newest
+        parts = (newest[:of_newest], lower[:of_lower], newest[of_newest:], lower[of_lower:])
+        ranked: Rows = np.concatenate(parts)
+        return ranked
+
+    return rank
+
+
+def _before(
+    prompts: pl.DataFrame, curriculum: LevelsCurriculum, scores: pl.DataFrame | None
+) -> tuple[int, float] | None:
+    """The highest level that the iteration before drew from, and the share of successes there."""
+    if scores is None:
+        return None
+    levels = prompts.select("prompt_id", "level").drop_nulls()
+    drawn = successes(scores, curriculum).join(levels, on="prompt_id", how="inner", maintain_order="left")
+    if not drawn.height:
+        return None
+    highest = drawn["level"].max()
+    assert isinstance(highest, int)
+    share = drawn.filter(level=highest)["success"].mean()
+    assert isinstance(share, float)
+    return highest, share
