@@ -147,7 +147,7 @@ def _copy_data(paths: RunPaths, new: RunPaths) -> None:
     inside = f"{paths.relative(paths.data)}/"
     for name in {name for manifest in made if manifest for name in manifest.inputs if name.startswith(inside)}:
         if (paths.root / name).is_file():
-            new.data.mkdir(exist_ok=True)
+            (new.root / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(paths.root / name, new.root / name)
 
 

@@ -16,8 +16,8 @@ from stages.contract.errors import ConfigError
 from stages.contract.paths import checked_name
 from stages.evaluate.config import EvaluateConfig, PromotionConfig
 from stages.model.config import CriticConfig, FolderStart
-from stages.prompts.config import FileSource, PromptsConfig, ReasoningGymSource
-from stages.sample.config import SampleConfig
+from stages.prompts.config import FileSource, PromptsConfig, ReasoningGymSource, has_levels, parts_of
+from stages.sample.config import LevelsCurriculum, SampleConfig
 from stages.score.config import AverageReference, ScoreConfig
 from stages.score.outside import outside_files
 from stages.score.reward_config import ReasoningGymReward, reward_name
@@ -184,6 +184,25 @@ class RunConfig(Config):
                 raise ValueError(f"promotion.measure is pass_at_{k}, but evaluate.k is {list(self.evaluate.k)}")
         return self
 
+    @model_validator(mode="after")
+    def _drawing_fits(self) -> Self:
+        weights, curriculum = self.sample.weights, self.sample.curriculum
+        parts = [part.name for part in parts_of(self.prompts.source).values()]
+        if weights is not None and list(parts) == [None]:
+            raise ValueError("sample.weights needs prompts.source.type: mixture, whose parts it names")
+        if weights is not None and set(weights) != set(parts):
+            raise ValueError(
+                f"sample.weights names {sorted(weights)}, the parts of prompts.source are {parts}: name all"
+            )
+        names = [reward_name(reward) for reward in self.score.rewards]
+        if curriculum is not None and curriculum.reward not in (None, *names):
+            raise ValueError(f"sample.curriculum.reward is {curriculum.reward!r}; the rewards are named {names}")
+        if isinstance(curriculum, LevelsCurriculum) and not any(
+            has_levels(part.source) for part in parts_of(self.prompts.source).values()
+        ):
+            raise ValueError("sample.curriculum goes by levels: set `levels` or `level_field` of a source of prompts")
+        return self
+
     def success(self) -> str:
         """Name of the reward that says what a success is."""
         chosen = self.evaluate.success if self.evaluate else None
@@ -338,7 +357,7 @@ def check_outside(config: RunConfig) -> None:
             trusted.
     """
     named: dict[str, Path] = {}
-    sources = {"prompts.source": config.prompts.source, "prompts.heldout_source": config.prompts.heldout_source}
+    sources = config.prompts.plain_sources()
     for name, source in sources.items():
         if isinstance(source, FileSource):
             named[f"{name}.path"] = source.path

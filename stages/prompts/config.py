@@ -200,3 +200,8 @@ def worded(config: PromptsConfig, part: MixturePart | Whole) -> PromptsConfig:
     """The configuration with what a part has of its own."""
     own = {name: getattr(part, name) for name in ("template", "system", "answer_pattern")}
     return config.model_copy(update={name: value for name, value in own.items() if value is not None})
+
+
+def has_levels(source: PlainSource) -> bool:
+    """Whether a source says how hard its prompts are."""
+    return source.levels is not None if isinstance(source, ReasoningGymSource) else source.level_field is not None
