@@ -80,7 +80,7 @@ DATASETS = {
     "an empty dataset": ("", ["gives no prompt"]),
     "a broken dataset": ('{"prompt": "1 + 1 =", "answer": "2"}\n{"prompt": ', ["line 2: not JSON"]),
     "a prompt without answer": ('{"prompt": "1 + 1 =", "answer": "2"}\n{"prompt": "2 + 2 ="}', ["line 2: no answer"]),
-    "a row without prompt": ('{"question": "1 + 1 =", "answer": "2"}', ["row 1: no column 'prompt'"]),
+    "a row without prompt": ('{"question": "1 + 1 =", "answer": "2"}', ["line 1: no column 'prompt'"]),
 }
 
 
