@@ -373,12 +373,12 @@ def check_outside(config: RunConfig) -> None:
             made = f"; `grpo model {path.name} --to {path}` makes it" if path.parent.name == MODELS else ""
             raise ConfigError(f"{name}: nothing at {path}; paths count from the working directory {Path.cwd()}{made}")
     outside_files(config.score.rewards)
-    if any(isinstance(reward, ReasoningGymReward) for reward in config.score.rewards):
+    if rewards := [reward for reward in config.score.rewards if isinstance(reward, ReasoningGymReward)]:
         from stages.score.rewards.reasoning_gym import check_family
 
         for source in sources.values():
             if isinstance(source, ReasoningGymSource):
-                check_family(source.dataset)
+                check_family(source.dataset, [family for reward in rewards for family in reward.trust])
 
 
 def differing(one: RunConfig, other: RunConfig) -> dict[str, tuple[str, str]]:

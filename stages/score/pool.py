@@ -5,7 +5,6 @@ of an item is processor time, counted by the kernel: a busy machine turns no rig
 never returns to the interpreter is ended too.
 """
 
-import multiprocessing
 import os
 import resource
 import signal
@@ -13,19 +12,21 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Generic, TypeVar
 
 from stages.contract.progress import Progress, no_progress
 from stages.score.mark import Mark, error, ok, timeout
+from stages.score.nursery import Nursery
 
 Argument = TypeVar("Argument")
 MEMORY = 4 * 2**30
 """Bytes of address space that a worker may take beyond what it has when it is ready."""
 PATIENCE = 10
 """Seconds on the clock for each second of processor time; ends an item that sleeps."""
-WARM_UP = 300.0
+READY = 60.0
 """Seconds in which a worker has to be ready."""
 
 
@@ -39,22 +40,27 @@ def run_limited(
     """A mark for each item: the function's value, `timeout` where it took too long, `error` where it raised or died.
 
     Only the worker of a failed item is ended and replaced; the others go on. No worker is started where there are no
-    items, and none is left afterwards.
+    items, and none is left afterwards; what stays is the process that forks them (`Nursery`), one for each function.
 
     Args:
         function: a module-level function, which is sent to the workers by name.
         items: its arguments.
         seconds: processor time that one item may take.
-        warm: run once in each worker before its first item, so that imports do not count as an item's time.
+        warm: does the imports, once in this process's life, so that they do not count as an item's time.
         progress: told of items that have their mark.
 
     Raises:
-        RuntimeError: a worker died before it was ready; its traceback is on stderr.
+        RuntimeError: the imports failed; their traceback is on stderr.
     """
     marks: dict[int, Mark] = {}
     queue = deque(range(len(items)))
-    workers = [_Worker(function, warm) for _ in range(min(len(items), len(os.sched_getaffinity(0))))]
+    if not items:
+        return []
+    nursery = _nursery(function, warm)
+    workers: list[_Worker[Argument]] = []
     try:
+        while len(workers) < min(len(items), len(os.sched_getaffinity(0))):
+            workers.append(_Worker(nursery))
         while len(marks) < len(items):
             soonest = min(worker.deadline for worker in workers)
             readable = wait([worker.pipe for worker in workers], max(0.0, soonest - time.monotonic()))
@@ -66,7 +72,7 @@ def run_limited(
                     marks[held] = mark
                     progress(len(marks), len(items))
                 if worker.ended and queue:
-                    workers[place] = _Worker(function, warm)
+                    workers[place] = _Worker(nursery)
                 elif queue:
                     at = queue.popleft()
                     worker.give(at, items[at], seconds)
@@ -82,14 +88,11 @@ def run_limited(
 class _Worker(Generic[Argument]):
     """A process, the pipe to it and the number of the item it holds."""
 
-    def __init__(self, function: Callable[[Argument], float], warm: Callable[[], None]) -> None:
-        context = multiprocessing.get_context("spawn")
-        self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=_serve, args=(theirs, function, warm), daemon=True)
-        self.process.start()
-        theirs.close()
+    def __init__(self, nursery: Nursery) -> None:
+        self._nursery = nursery
+        self._process, self.pipe = nursery.fork()
         self.item: int | None = None
-        self.deadline = time.monotonic() + WARM_UP
+        self.deadline = time.monotonic() + READY
         self.ended = False
 
     def give(self, at: int, item: Argument, seconds: float) -> None:
@@ -105,33 +108,50 @@ class _Worker(Generic[Argument]):
                 assert isinstance(mark, Mark)
                 return mark
             mark = timeout(seconds)
+            self.end()
         except (EOFError, OSError):
-            self.process.join(1.0)
-            late = self.process.exitcode == -signal.SIGPROF
-            mark = timeout(seconds) if late else error(f"the worker died with exit code {self.process.exitcode}")
-        self.end()
+            code = self.end()
+            mark = timeout(seconds) if code == -signal.SIGPROF else error(f"the worker died with exit code {code}")
         if self.item is None:
             raise RuntimeError(f"a worker for rewards was not ready: {mark.message}")
         return mark
 
-    def end(self) -> None:
-        if not self.ended:
-            self.ended = True
-            self.process.kill()
-            self.process.join()
-            self.process.close()
-            self.pipe.close()
+    def end(self) -> int | None:
+        """Its exit code; None where it was ended before."""
+        if self.ended:
+            return None
+        self.ended = True
+        self.pipe.close()
+        return self._nursery.end(self._process)
 
 
-def _serve(pipe: Connection, function: Callable[[Argument], float], warm: Callable[[], None]) -> None:
+_nurseries: dict[tuple[Callable[..., float], Callable[[], None]], Nursery] = {}
+
+
+def _nursery(function: Callable[[Argument], float], warm: Callable[[], None]) -> Nursery:
+    """The nursery of this process for workers of this kind, which stays."""
+    key = (function, warm)
+    if key in _nurseries and not _nurseries[key].alive:
+        _nurseries.pop(key).close()
+    if key not in _nurseries:
+        _nurseries[key] = Nursery(warm, partial(_serve, function))
+    return _nurseries[key]
+
+
+def close() -> None:
+    """Ends what stays between calls; the next one starts it anew."""
+    while _nurseries:
+        _nurseries.popitem()[1].close()
+
+
+def _serve(function: Callable[[Argument], float], pipe: Connection) -> None:
     """The life of a worker: it says that it is ready, then answers each item with a mark until the pipe ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
-    warm()
     taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     _, most = resource.getrlimit(resource.RLIMIT_AS)
     limit = taken + MEMORY if most == resource.RLIM_INFINITY else min(most, taken + MEMORY)
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     pipe.send(ok(0))
     with suppress(EOFError, OSError):
         while True:

@@ -36,7 +36,12 @@ class ReasoningGymReward(AnswerReward):
 
     type: Literal["reasoning_gym"]
     partial_credit: bool = False
-    """Whether scores between 0 and 1 count as they are; else all below 1 is 0."""
+    """Whether scores between 0 and 1 count as they are, but for those that a verifier gives to any text, or to one that
+    merely holds the right answer; else all below 1 is 0."""
+    trust: tuple[str, ...] = ()
+    """Families that are refused by name, since their verifiers reward junk, and are used all the same."""
+    timeout: float = Field(default=5.0, gt=0)
+    """Seconds of processor time that a verifier may take for a row."""
 
 
 class MathReward(AnswerReward):

@@ -94,10 +94,55 @@ def test_workers_are_kept_from_item_to_item():
 
 def test_workers_that_cannot_get_ready_are_said_at_once_not_tried_for_ever():
     before, start = children(), time.monotonic()
-    with pytest.raises(RuntimeError, match="not ready: the worker died with exit code 1"):
+    with pytest.raises(RuntimeError, match="could not be imported: its process ended with exit code 1"):
         run_limited(work.act, ["1", "2", "3"], 1.0, work.warm_badly)
     assert time.monotonic() - start < 30
     assert children() == before
+
+
+def test_the_imports_are_done_once_and_again_only_where_their_process_was_killed():
+    def once():
+        return run_limited(work.parent_id, [0, 0, 0], 1.0, work.warm)
+
+    nurseries = [{mark.value for mark in once()} for _ in range(2)]
+    assert len(nurseries[0]) == 1
+    assert nurseries[0] == nurseries[1]
+    os.kill(int(nurseries[0].copy().pop()), signal.SIGKILL)
+    assert not {mark.value for mark in once()} & nurseries[0]
+
+
+def test_every_process_has_the_same_order_of_sets():
+    (mark,) = run_limited(work.hash_of, ["a text"], 1.0, work.warm)
+    code = "print(float(hash('a text')))"
+    wanted = subprocess.run(
+        [sys.executable, "-c", code], env={"PYTHONHASHSEED": "0"}, capture_output=True, text=True, check=True
+    )
+    assert mark.value == float(wanted.stdout)
+
+
+def test_workers_end_with_the_process_that_started_them_also_where_it_is_killed(tmp_path):
+    notes = [tmp_path / "one", tmp_path / "two"]
+    code = (
+        "from stages.score.pool import run_limited\n"
+        "from tests.score import worker_functions as work\n"
+        "if __name__ == '__main__':\n"
+        f"    run_limited(work.note_and_spin, {[str(note) for note in notes]}, 600.0, work.warm)\n"
+    )
+    (tmp_path / "main.py").write_text(code)
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    with subprocess.Popen([sys.executable, tmp_path / "main.py"], env=environment) as process:
+        wait_until(lambda: any(note.exists() and note.read_text().endswith(".") for note in notes))
+        process.kill()
+    started = [pid for note in notes if note.exists() for pid in note.read_text().strip(".").split()]
+    assert len(started) >= 2
+    wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in started))
+
+
+def wait_until(event):
+    deadline = time.monotonic() + 60
+    while not event():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def test_workers_start_from_a_console_script(tmp_path):

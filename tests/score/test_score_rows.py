@@ -72,7 +72,7 @@ def test_a_table_of_several_rewards_by_hand(tmp_path):
     assert scores["extracted"].to_list() == ["0.5", None, "2^{2^{2^{2^{2^2}}}}", "42", "two times three", None]
     assert scores["error"].is_null().to_list() == [True, True, False, True, False, True]
     assert scores["error"][2] == "math: no verdict in 0.5 s"
-    assert scores["error"][4].startswith("reasoning_gym: reasoning-gym: ValueError: ")
+    assert scores["error"][4].startswith("reasoning_gym: ValueError: ")
     tables.write(tmp_path / "scores.parquet", scores, SCORES)
     assert tables.read(tmp_path / "scores.parquet", SCORES).equals(scores)
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 
@@ -66,3 +67,18 @@ def busy_then_right(seconds: float) -> float:
 def process_id(_: int) -> float:
     time.sleep(0.05)
     return os.getpid()
+
+
+def parent_id(_: int) -> float:
+    return os.getppid()
+
+
+def hash_of(text: str) -> float:
+    return float(hash(text))
+
+
+def note_and_spin(path: str) -> float:
+    """Notes its process and the one that forked it, and works for ever."""
+    Path(path).write_text(f"{os.getpid()} {os.getppid()}.")
+    spin()
+    return 0.0
