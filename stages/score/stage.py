@@ -19,6 +19,7 @@ from stages.score.answer import extract
 from stages.score.combine import failures, weighted
 from stages.score.config import AverageReference, Reference, RefreshedReference, ScoreConfig, StartReference
 from stages.score.mark import Item
+from stages.score.notes import note_metrics
 from stages.score.outside import outside_files
 from stages.score.reward_config import STEPWISE, AnswerReward, reward_name
 from stages.score.rewards import judge
@@ -170,9 +171,12 @@ def score_metrics(scores: pl.DataFrame, config: ScoreConfig) -> dict[str, float 
     """Means of the rewards over the rows that have them, and how many rows failed."""
     out = {"reward_mean": mean(scores["reward"]), "rows": float(scores.height)}
     out["failed"] = float(scores["reward"].null_count())
-    for name in map(reward_name, config.rewards):
+    for reward in config.rewards:
+        name = reward_name(reward)
         out[f"{name}_mean"] = mean(scores[f"reward_{name}"])
         for status, count in Counter(scores[f"status_{name}"]).items():
             if status != "ok":
                 out[f"{name}_{status}"] = float(count)
+        if f"note_{name}" in scores.columns:
+            out |= note_metrics(reward, scores[f"note_{name}"])
     return out

@@ -8,6 +8,7 @@ from stages.score.mark import Item, Mark, null
 from stages.score.reward_config import (
     EquationsReward,
     FormatReward,
+    JudgeReward,
     LengthReward,
     MathReward,
     OverlongReward,
@@ -17,6 +18,7 @@ from stages.score.reward_config import (
 )
 from stages.score.rewards import equations, length, math, overlong, python, reasoning_gym
 from stages.score.rewards import format as format_reward
+from stages.score.rewards import judge as judge_reward
 
 
 def judge(
@@ -61,5 +63,7 @@ def _judge(  # noqa: PLR0911 - one a kind
             return equations.judge(reward, items)
         case PythonReward():
             return python.judge(reward, items, iteration, progress)
+        case JudgeReward():
+            return judge_reward.judge(reward, items, progress)
         case _:
             assert_never(reward)

@@ -1,0 +1,154 @@
+"""A language model as judge, asked by the `openai` client. Its answers are kept: asked again, it may say others."""
+
+import asyncio
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from stages.contract.errors import ConfigError, JudgeError
+from stages.contract.progress import Progress, no_progress
+from stages.score.mark import Item, Mark, error, ok, timeout
+from stages.score.reward_config import JudgeReward
+
+if TYPE_CHECKING:
+    from openai import AsyncOpenAI
+    from openai.types.chat import ChatCompletion
+
+GIVE_UP = 2
+"""Requests in a row, for each that may be under way, that were not answered and after which no more are sent."""
+REFUSALS = {401: "the key is not accepted", 403: "the key does not allow it", 404: "there is no such model or address"}
+
+
+def judge(reward: JudgeReward, items: Sequence[Item], progress: Progress = no_progress) -> list[Mark]:
+    """The judge's number for each item, divided by the scale; a request that fails is an error of its item.
+
+    Raises:
+        ConfigError: the `openai` client or the key is missing.
+        JudgeError: the endpoint refuses the key or the model, or has answered nothing at all.
+    """
+    if not items:
+        return []
+    key = _key(reward)
+    marks = asyncio.run(_judge(reward, items, key, progress))
+    if not any(mark.note for mark in marks):
+        raise JudgeError(f"the judge {reward.model} answered none of {len(items)} requests: {marks[0].message}")
+    return marks
+
+
+def question(reward: JudgeReward, item: Item) -> str:
+    """What the judge is asked about an item."""
+    asked = [message["content"] for message in item.messages]
+    if len(asked) > 1:
+        asked = [f"{message['role']}: {message['content']}" for message in item.messages]
+    return reward.template.format(
+        prompt="\n".join(asked),
+        completion=item.completion,
+        rubric=reward.rubric,
+        scale=reward.scale,
+        answer=item.answer or "",
+    )
+
+
+def schema(reward: JudgeReward) -> dict[str, Any]:
+    """The form of a judgement."""
+    reasons = {"reasons": {"type": "string"}} if reward.reasons else {}
+    fields = reasons | {"score": {"type": "integer", "enum": list(range(reward.scale + 1))}}
+    return {"type": "object", "properties": fields, "required": list(fields), "additionalProperties": False}
+
+
+def judgement(reward: JudgeReward, text: str) -> Mark:
+    """The mark that a judge's answer stands for."""
+    try:
+        score = json.loads(text)["score"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return error(f"the judge's answer is not the JSON that was asked for: {text!r:.100}")
+    if type(score) is not int or not 0 <= score <= reward.scale:
+        return error(f"the judge gave {score!r:.40}, which is no whole number from 0 to {reward.scale}")
+    return ok(score / reward.scale)
+
+
+def _key(reward: JudgeReward) -> str:
+    if reward.key is None:
+        return "none"  # the client wants one
+    if not (key := os.environ.get(reward.key)):
+        raise ConfigError(
+            f"the judge {reward.model} wants its key in the environment variable {reward.key}, which is not set; set "
+            "it, name a Prefect Secret block in `key_block`, or set `key` to null if the endpoint asks for none"
+        )
+    return key
+
+
+async def _judge(reward: JudgeReward, items: Sequence[Item], key: str, progress: Progress) -> list[Mark]:
+    try:
+        from openai import AsyncOpenAI
+    except ModuleNotFoundError as failure:
+        raise ConfigError("the reward judge needs `pip install 'grpo-flows[judge]'`") from failure
+    places = asyncio.Semaphore(reward.concurrency)
+    done, lost, last = 0, 0, ""
+
+    async def one(client: "AsyncOpenAI", item: Item) -> Mark:
+        nonlocal done, lost, last
+        async with places:
+            if lost >= GIVE_UP * reward.concurrency:
+                mark = error(f"not asked, after {lost} requests in a row had no answer, the last one: {last}")
+            else:
+                mark = await _ask(reward, client, item)
+                message = (mark.message or "").replace(key, "…") if reward.key else mark.message
+                mark = replace(mark, message=message or None)
+                lost, last = (lost + 1, message or "") if mark.note is None else (0, "")
+        done += 1
+        progress(done, len(items))
+        return mark
+
+    async with AsyncOpenAI(
+        base_url=reward.url, api_key=key, max_retries=reward.retries, timeout=reward.timeout
+    ) as client:
+        return list(await asyncio.gather(*(one(client, item) for item in items)))
+
+
+async def _ask(reward: JudgeReward, client: "AsyncOpenAI", item: Item) -> Mark:
+    """A mark; one that comes from an answer has it as its note."""
+    import openai
+
+    whole = reward.timeout * (reward.retries + 1)
+    form: Any = {"type": "json_schema", "json_schema": {"name": "judgement", "strict": True, "schema": schema(reward)}}
+    try:
+        async with asyncio.timeout(whole):
+            response = await client.chat.completions.with_raw_response.create(
+                model=reward.model,
+                messages=[{"role": "user", "content": question(reward, item)}],
+                response_format=form,
+                max_completion_tokens=reward.max_tokens,
+                temperature=openai.omit if reward.temperature is None else reward.temperature,
+            )
+            said = response.parse()
+    except (openai.APITimeoutError, TimeoutError):
+        return timeout(whole)
+    except openai.APIStatusError as failure:
+        if why := REFUSALS.get(failure.status_code):
+            raise JudgeError(f"the judge {reward.model} at {client.base_url} refuses: {why}") from None
+        return error(f"the judge answered {failure.status_code}: {failure.message}")
+    except openai.APIError as failure:
+        return error(f"the judge gave no answer: {failure.message} ({failure.__cause__ or type(failure).__name__})")
+    except (ValueError, TypeError) as failure:
+        return error(f"the judge's answer cannot be read: {failure}")
+    return _mark(reward, said, response.retries_taken)
+
+
+def _mark(reward: JudgeReward, said: "ChatCompletion", retries: int) -> Mark:
+    try:
+        choice, usage = said.choices[0], said.usage
+        text, refusal, ended = choice.message.content, choice.message.refusal, choice.finish_reason
+    except (AttributeError, IndexError, TypeError):
+        return error(f"the judge's answer is no chat completion: {said!r:.100}")
+    if ended == "length":
+        mark = error(f"the judge's answer was cut at max_tokens ({reward.max_tokens})")
+    elif text is None:
+        mark = error(f"the judge refuses: {refusal}")
+    else:
+        mark = judgement(reward, text)
+    note = {"said": text, "model": said.model, "retries": retries}
+    tokens = {"prompt_tokens": usage.prompt_tokens, "completion_tokens": usage.completion_tokens} if usage else {}
+    return replace(mark, note=json.dumps(note | tokens))
