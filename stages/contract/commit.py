@@ -15,6 +15,7 @@ from stages.contract.paths import MANIFEST, RunPaths
 def commit(paths: RunPaths, k: int, place: str, manifest: Manifest) -> None:
     """Syncs the partial folder, writes the manifest last, and renames the folder into place.
 
+    The parts that it was made of, which are needed no more once it is whole, are removed before it is in place.
     What was in place moves to `superseded/` first, and back where an error comes in between. A kill between the two
     renames leaves the place empty and the new output, whole, beside it: `finish` completes that.
     """
@@ -22,6 +23,7 @@ def commit(paths: RunPaths, k: int, place: str, manifest: Manifest) -> None:
     for path in [*partial.rglob("*"), partial]:
         sync(path)
     write_text(partial / MANIFEST, manifest.model_dump_json(indent=1))
+    _remove(paths.parts(k, place))
     old = _free(paths, k, place)
     try:
         if target.exists():
@@ -57,8 +59,14 @@ def finish(iterations: Path) -> None:
         if target.exists():
             discard(partial)
         elif (partial / MANIFEST).is_file():
+            _remove(target.with_name(f".{target.name}.parts"))
             partial.rename(target)
             sync(target.parent)
+
+
+def _remove(folder: Path) -> None:
+    if folder.exists():
+        shutil.rmtree(folder)
 
 
 def discard(partial: Path) -> None:

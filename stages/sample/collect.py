@@ -65,7 +65,7 @@ def collect(
         group_size: completions of each prompt.
         seed_of: the seed of a completion, from prompt id and sample number.
         progress: told of completions drawn.
-        parts: where shards are kept, until the caller clears them; None draws all at once.
+        parts: where shards are kept, until the whole table is in place; None draws all at once.
         may_be_empty: gives an empty table where no prompt fits.
 
     Raises:

@@ -1,6 +1,5 @@
 """Parts of a table that is being drawn, kept until it is whole: a kill loses the part at work, not those before it."""
 
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,10 @@ def ranges(rows: int, shards: int) -> list[range]:
 
 @dataclass(frozen=True)
 class Parts:
-    """A folder of parts. Each file's name holds the digest of all that decided its content, and that of its content."""
+    """A folder of parts, which is removed when the whole table is put in place.
+
+    Each file's name holds the digest of all that decided its content, and that of its content.
+    """
 
     folder: Path
 
@@ -45,11 +47,6 @@ class Parts:
         sync(aside)
         aside.rename(self.folder / f"{_name(decided_by)}-{file_digest(aside)}.parquet")
         sync(self.folder)
-
-    def clear(self) -> None:
-        """Forgets all parts, once the whole table is in place."""
-        if self.folder.exists():
-            shutil.rmtree(self.folder)
 
 
 def _name(decided_by: dict[str, Any]) -> str:

@@ -87,7 +87,6 @@ def run(
         if config.fidelity.completions:
             with desk.timed("fidelity"):
                 compare(desk, rollouts, config, engine, job.device)
-    parts.clear()
 
 
 def prompts_of(desk: Workspace, k: int) -> tuple[pl.DataFrame, int]:

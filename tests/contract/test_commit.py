@@ -76,6 +76,19 @@ def test_a_folder_whose_manifest_is_gone_is_not_taken_for_whole(paths, monkeypat
     assert not folder.exists()
 
 
+def test_the_parts_of_what_is_whole_are_gone_before_it_is_in_place(paths):
+    parts = paths.parts(1, "score")
+    parts.mkdir(parents=True)
+    (parts / "a.parquet").write_text("a part")
+    folder = make(paths, "first")
+    assert not parts.exists()
+    folder.rename(paths.partial(1, "score"))  # as a kill before the rename leaves it, and one inside the removal
+    parts.mkdir()
+    finish(paths.iterations)
+    assert (folder / "scores").read_text() == "first"
+    assert not parts.exists()
+
+
 def test_an_attempt_that_was_given_up_is_removed_where_its_place_is_taken(paths):
     folder = make(paths, "given up")
     folder.rename(paths.partial(1, "score"))

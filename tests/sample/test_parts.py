@@ -138,10 +138,3 @@ def test_what_a_kill_left_half_written_is_no_part(parts):
     assert parts.load(DECIDED) is None
     parts.store(DECIDED, rollouts())
     assert [path.name.startswith(".") for path in parts.folder.iterdir()] == [False]
-
-
-def test_cleared_parts_leave_nothing_and_clearing_nothing_is_no_error(parts):
-    parts.store(DECIDED, rollouts())
-    parts.clear()
-    assert not parts.folder.exists()
-    parts.clear()
