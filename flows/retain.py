@@ -91,8 +91,16 @@ def retain(paths: RunPaths, config: RunConfig, done: int, say: Callable[[str], N
         return
     try:
         remove(plan(paths, config, config.keep, done + 1))
+        _clear_emptied(paths)
     except (OSError, ArtifactError) as error:
         say(f"the rule `keep` could not be followed, and nothing more was removed: {error}")
+
+
+def _clear_emptied(paths: RunPaths) -> None:
+    """Removes the folders of weights that a kill left empty."""
+    for folder in paths.iterations.glob("*/update/*/"):
+        if not any(folder.iterdir()):
+            folder.rmdir()
 
 
 def _names(history: History, k: int) -> list[str]:

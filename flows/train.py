@@ -58,6 +58,8 @@ def train(
             )
         for k in range(last + 1 if first is None else first, last + 1):
             train_iteration(paths, resolved, k)
+        if first is None:  # a kill may have come while the rule was followed
+            retain(paths, resolved, last, progress.say)
 
 
 def train_iteration(paths: RunPaths, config: RunConfig, k: int) -> None:

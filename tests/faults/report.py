@@ -20,6 +20,10 @@ WHAT = {
     "remove": "before a file is removed",
     "rmtree": "before a folder is removed",
     "rmdir": "before a folder is removed",
+    "link": "before a file is given a second name",
+    "unlock": "before the run's lock is let go",
+    "end": "when all is done",
+    "begin": "before anything was done",
     "generate": "while the engine generates",
     "step": "before an optimizer step",
     "stepped": "after an optimizer step",
@@ -37,12 +41,14 @@ class Noted(Protocol):
 
 def where(place: str) -> str:
     """A place in words: what happened, and in which stage."""
-    kind, rest = place.split(" ", 1)
-    stage = re.search(r"iterations/\d+/\.?([a-z]+)", rest)
+    kind, _, rest = place.partition(" ")
+    stage = re.search(r"(?:iterations| in)[/ ]\d+/\.?([a-z]+)", rest)
     return WHAT[kind] + (f", {stage.group(1)}" if stage else ", superseded" if "superseded/" in rest else "")
 
 
-def write_report(path: Path, kills: Sequence[Noted], seconds: float, seed: int) -> None:
+def write_report(
+    path: Path, kills: Sequence[Noted], missed: Counter[str], seconds: float, wanted: int, seed: int
+) -> None:
     """Writes the summary as Markdown."""
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True).stdout
     versions = ", ".join(f"{name} {version}" for name, version in package_versions().items())
@@ -51,13 +57,18 @@ def write_report(path: Path, kills: Sequence[Noted], seconds: float, seed: int) 
     lines = [
         "# Kills, and what came of them",
         "",
-        f"{len(kills)} kills of a small training, {datetime.now(UTC):%Y-%m-%d}, commit {commit.strip()}, seed {seed}, "
-        f"{seconds:.0f} s; {versions}.",
-        "Written by `pytest -m long tests/faults`. `resumed`: all in place was whole and equal to the unbroken run's,",
-        "and the training that went on ended with the same digests of every table and weight; of a rerun, the state",
-        "before or the one after was found.",
+        f"{len(kills)} kills of small trainings, reruns and forks, {datetime.now(UTC):%Y-%m-%d}, commit "
+        f"{commit.strip()}, {seconds:.0f} s; {versions}.",
         "",
-        ", ".join(f"**{count} {outcome}**" for outcome, count in total.items()),
+        f"`python -m tests.faults.harness --kills {wanted} --seed {seed} --report tests/faults/results.md` made them, "
+        "as `pytest -m long tests/faults` does.",
+        "`resumed`: all in place was whole and equal to the unbroken run's, and what went on ended with the same",
+        "digests of every table and weight, the same files, and nothing that `grpo verify` finds; of a rerun, the",
+        "state before or the one after was found; of a fork, no run or the whole one, and its parent untouched.",
+        "",
+        ", ".join(f"**{count} {outcome}**" for outcome, count in total.items()) + ".",
+        f"{missed.total()} more processes were over before their kill came: they were compared like the others, and",
+        "count for none.",
         "",
         "| scenario | killed | outcome | kills |",
         "| --- | --- | --- | ---: |",

@@ -21,7 +21,13 @@ def test_twenty_kills_lose_nothing(tmp_path):
     kills = json.loads((tmp_path / "kills.json").read_text())["kills"]
     assert len(kills) >= 20
     assert {each["outcome"] for each in kills} == {"resumed"}
-    assert {each["scenario"] for each in kills} == {"one epoch a batch", "two epochs a batch", "a rerun with --set"}
+    assert {each["scenario"] for each in kills} == {
+        "one epoch a batch",
+        "two kills in a row",
+        "a rerun with --set",
+        "a fork",
+        "retention, shards, a critic and an average at once",
+    }
 
 
 @pytest.mark.long

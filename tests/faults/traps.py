@@ -1,16 +1,19 @@
-"""Places at which a training process can be made to die: each write, sync, rename, generation and optimizer step.
+"""Places at which a process can be made to die: each write, sync, rename, link, removal, generation, optimizer step.
 
 The traps wrap what the process calls, after it was forked; the code under test knows nothing of them. A place has a
-name that is the same in each process that comes by it: what happens, to which file of the run, for which time.
+name that is the same in each process that comes by it: what happens, to which file of the run, for which time, and,
+where the same happens in each stage, in which of them.
 """
 
 import os
+import re
 import resource
 import shutil
 import signal
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,25 +28,39 @@ def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def set_traps(root: Path, at: str | None, limit: int, tell: Tell) -> None:
+EACH_STAGE = re.compile(r"\.|iterations(/\d+)?|engine|optimizer")
+"""What each stage comes by, so that a place there is told by the stage too."""
+
+
+def set_traps(root: Path, at: str | int | None, limit: int, tell: Tell) -> Callable[[str, str], bool]:
     """Wraps what this process calls, for good.
 
     Args:
-        root: the run's folder; only what happens in it is a place.
-        at: the place to die at; None dies nowhere.
+        root: the run's folder, or that of several; only what happens in it is a place.
+        at: the place to die at, or its number among all that are reached; None dies nowhere.
         limit: bytes after which a file that is being written is cut, where `at` is inside a write: the kernel ends the
             process in the middle of the write, whatever language it is done in.
         tell: is told of every place.
+
+    Returns:
+        says that a place is reached which only the caller knows of.
     """
     seen: Counter[str] = Counter()
+    stage, reached = "", 0
 
     def reach(kind: str, where: str, size: int = 0) -> bool:
-        seen[f"{kind} {where}"] += 1
-        place = f"{kind} {where} #{seen[f'{kind} {where}']}"
+        nonlocal stage, reached
+        if kind == "mkdir" and (begun := re.search(r"(\d+)/\.(\w+)\.partial$", where)):
+            stage = f" in {begun[1]}/{begun[2]}"
+        name = f"{kind} {where}{stage if EACH_STAGE.fullmatch(where) else ''}"
+        seen[name] += 1
+        reached += kind != "written"
+        place = f"{name} #{seen[name]}"
+        here = kind != "written" and at in {place, reached}
         tell(place, size)
-        if place == at and kind != "write":
+        if here and kind != "write":
             die()
-        return place == at
+        return here
 
     def inside(path: Any) -> str | None:
         if not isinstance(path, str | os.PathLike):
@@ -55,6 +72,8 @@ def set_traps(root: Path, at: str | None, limit: int, tell: Tell) -> None:
     _on_calls(reach, inside)
     _on_writes(reach, inside, limit)
     _on_work(reach)
+    _on_lock(reach)
+    return reach
 
 
 def _on_audit(reach: Callable[..., bool], inside: Callable[[Any], str | None]) -> None:
@@ -68,10 +87,22 @@ def _on_audit(reach: Callable[..., bool], inside: Callable[[Any], str | None]) -
             and (where := inside(arguments[0]))
         ):
             reach("open", where)
-        elif event in {"os.mkdir", "os.remove", "os.rmdir", "shutil.rmtree"} and (where := inside(arguments[0])):
+        elif event == "os.link" and (where := inside(arguments[1])):
+            reach("link", where)
+        elif event in {"os.mkdir", "os.remove", "os.rmdir", "shutil.rmtree"} and (
+            where := inside(_beneath(arguments[0], arguments[1:]))
+        ):
             reach(event.split(".")[1], where)
 
     sys.addaudithook(hook)
+
+
+def _beneath(path: Any, rest: tuple[Any, ...]) -> Any:
+    """A path that is named below an open folder, as `shutil.rmtree` names what it removes."""
+    folder = rest[-1] if rest else -1
+    if isinstance(folder, int) and folder >= 0 and isinstance(path, str) and not path.startswith("/"):
+        return Path(f"/proc/self/fd/{folder}").readlink() / path
+    return path
 
 
 def _on_calls(reach: Callable[..., bool], inside: Callable[[Any], str | None]) -> None:
@@ -150,3 +181,18 @@ def _on_work(reach: Callable[..., bool]) -> None:
 
     TransformersSampler._forward = generating  # type: ignore[method-assign]
     torch.optim.AdamW.step = stepping  # type: ignore[method-assign]
+
+
+def _on_lock(reach: Callable[..., bool]) -> None:
+    """When all is done that is done under the run's lock, before it is let go."""
+    import flows.runs
+
+    run_lock = flows.runs.run_lock
+
+    @contextmanager
+    def locking(path: Path, say: Callable[[str], None]) -> Iterator[None]:
+        with run_lock(path, say):
+            yield
+            reach("unlock", path.name)
+
+    flows.runs.run_lock = locking

@@ -14,7 +14,7 @@ from flows.needs import removed_for_stale
 from flows.perform import perform
 from flows.promotion import promote
 from flows.resume import ITERATION, examine
-from flows.retain import plan, remove
+from flows.retain import plan, remove, retain
 from flows.runs import History, open_run
 from flows.space import space
 from flows.verify import verify
@@ -157,24 +157,26 @@ left, unlink = int(sys.argv[2]), pathlib.Path.unlink
 def dying(self, missing_ok=False):
     global left
     left -= 1
-    if left < 0:
+    if left == 0:
         os.kill(os.getpid(), signal.SIGKILL)
     unlink(self, missing_ok)
 pathlib.Path.unlink = dying
+pathlib.Path.rmdir = lambda self: os.kill(os.getpid(), signal.SIGKILL)
 remove(plan(paths, config, KeepConfig(last=1, best=0), 8))
 """
 
 
-@pytest.mark.parametrize("removed", [0, 3, 8])
-def test_a_kill_in_the_middle_leaves_a_whole_run(run, removed):
-    command = [sys.executable, "-c", KILL, str(run.parent), str(removed)]
+@pytest.mark.parametrize("unlink", [1, 4, 0])  # 0: not at one, but before the first folder that is empty is removed
+def test_a_kill_in_the_middle_leaves_a_whole_run(run, unlink):
+    command = [sys.executable, "-c", KILL, str(run.parent), str(unlink)]
     done = subprocess.run(command, cwd=ROOT, env=environment() | {"PYTHONPATH": str(ROOT)}, check=False)
     assert done.returncode == -signal.SIGKILL
     paths, _ = opened(run)
     assert unfinished(run) == 8
     assert verify(paths).problems == []
-    follow(run, last=1, best=0)
+    retain(paths, with_settings(opened(run)[1], {"keep.last": 1, "keep.best": 0}, "test"), 7, print)
     assert having(run, "policy/model.safetensors") == {0, 7}
+    assert [folder for folder in run.rglob("*") if folder.is_dir() and not any(folder.iterdir())] == []
 
 
 def test_what_was_removed_is_named_where_it_is_asked_for(run):
