@@ -21,7 +21,7 @@ from stages.contract.paths import MANIFEST, RunPaths
 from stages.contract.policy import ADAPTER_CONFIG
 from stages.contract.pruned import PRUNED
 
-BEFORE = ("run", "prompts", "warmstart", "convention")
+BEFORE = ("run", "prompts", "warmstart", "reward_model", "convention")
 """Parts of the configuration that decide nothing after the start, so that a fork cannot change them."""
 
 

@@ -15,14 +15,15 @@ from stages.contract.config import Config, deciding, operational
 from stages.contract.errors import ConfigError
 from stages.contract.paths import checked_name
 from stages.evaluate.config import EvaluateConfig, PromotionConfig
-from stages.model.config import CriticConfig, FolderStart
-from stages.prompts.config import FileSource, PromptsConfig, ReasoningGymSource, has_levels, parts_of
+from stages.model.config import CriticConfig
+from stages.prompts.config import PromptsConfig, ReasoningGymSource, has_levels, parts_of
+from stages.reward_model.config import RewardModelConfig
 from stages.sample.config import LevelsCurriculum, SampleConfig
 from stages.score.config import AverageReference, ScoreConfig
 from stages.score.outside import outside_files
-from stages.score.reward_config import ReasoningGymReward, reward_name
+from stages.score.reward_config import ReasoningGymReward, RewardModelReward, reward_name
 from stages.update.config import UpdateConfig
-from stages.warmstart.config import FileDemonstrations, FolderModel, WarmstartConfig
+from stages.warmstart.config import WarmstartConfig
 
 CONVENTIONS = Path(__file__).parent / "conventions"
 Gate = Literal["before_update", "before_promote"]
@@ -91,6 +92,8 @@ class RunConfig(Config):
     """Prompts: training and held-out."""
     warmstart: WarmstartConfig
     """The starting policy."""
+    reward_model: RewardModelConfig | None = None
+    """A reward model that is trained before the first iteration; null trains none."""
     sample: SampleConfig = SampleConfig()
     """Drawing completions."""
     score: ScoreConfig
@@ -147,6 +150,12 @@ class RunConfig(Config):
         if self.update.average is not None and self.update.lora is not None:
             raise ValueError(
                 "update.average keeps whole models, update.lora trains an adapter: set one of them to null"
+            )
+        models = [reward for reward in self.score.rewards if isinstance(reward, RewardModelReward)]
+        if self.reward_model is None and any(reward.path is None for reward in models):
+            raise ValueError(
+                "score.rewards: a reward_model without a path is the run's own: add a section `reward_model` that "
+                "trains it, or name a folder with `path`"
             )
         return self
 
@@ -356,19 +365,7 @@ def check_outside(config: RunConfig) -> None:
         ConfigError: a file, folder or function that is not there, a reasoning-gym family that is unknown or not to be
             trusted.
     """
-    named: dict[str, Path] = {}
-    sources = config.prompts.plain_sources()
-    for name, source in sources.items():
-        if isinstance(source, FileSource):
-            named[f"{name}.path"] = source.path
-    if isinstance(config.warmstart.model, FolderModel):
-        named["warmstart.model.path"] = config.warmstart.model.path
-    tuning = config.warmstart.tuning
-    if tuning is not None and isinstance(tuning.demonstrations, FileDemonstrations):
-        named["warmstart.tuning.demonstrations.path"] = tuning.demonstrations.path
-    if config.critic is not None and isinstance(config.critic.start, FolderStart):
-        named["critic.start.path"] = config.critic.start.path
-    for name, path in named.items():
+    for name, path in named_paths(config):
         if not path.exists():
             made = f"; `grpo model {path.name} --to {path}` makes it" if path.parent.name == MODELS else ""
             raise ConfigError(f"{name}: nothing at {path}; paths count from the working directory {Path.cwd()}{made}")
@@ -376,9 +373,18 @@ def check_outside(config: RunConfig) -> None:
     if rewards := [reward for reward in config.score.rewards if isinstance(reward, ReasoningGymReward)]:
         from stages.score.rewards.reasoning_gym import check_family
 
-        for source in sources.values():
+        for source in config.prompts.plain_sources().values():
             if isinstance(source, ReasoningGymSource):
                 check_family(source.dataset, [family for reward in rewards for family in reward.trust])
+
+
+def named_paths(part: Any, name: str = "") -> Iterator[tuple[str, Path]]:
+    """Each file or folder that a configuration names, with its dotted name."""
+    if isinstance(part, Path):
+        yield name, part
+    fields = [(field, getattr(part, field)) for field in type(part).model_fields] if isinstance(part, BaseModel) else ()
+    for key, value in enumerate(part) if isinstance(part, tuple) else fields:
+        yield from named_paths(value, f"{name}.{key}" if name else str(key))
 
 
 def differing(one: RunConfig, other: RunConfig) -> dict[str, tuple[str, str]]:

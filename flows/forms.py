@@ -183,7 +183,18 @@ TrainOverrides = Annotated[
 """What a training can be told beside its configuration's file."""
 StageOverrides = Annotated[
     dict[str, Any] | None,
-    Overrides("prompts", "warmstart", "sample", "score", "advantage", "update", "critic", "evaluate", "hardware"),
+    Overrides(
+        "prompts",
+        "warmstart",
+        "reward_model",
+        "sample",
+        "score",
+        "advantage",
+        "update",
+        "critic",
+        "evaluate",
+        "hardware",
+    ),
 ]
 """What the stages take."""
 EvaluateOverrides = Annotated[dict[str, Any] | None, Overrides("evaluate", "sample", "score", "hardware")]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.branch import Fork, read_fork
-from flows.resume import ITERATION, START, made_by
+from flows.resume import ITERATION, REWARD_MODEL, START, made_by
 from stages.contract.digest import file_digest
 from stages.contract.errors import ArtifactError, ConfigError
 from stages.contract.manifest import Manifest, read_manifest
@@ -15,7 +15,7 @@ from stages.contract.paths import MANIFEST, RunPaths
 from stages.contract.pruned import pruned
 
 Read = Callable[[Path], Manifest | None]
-ORDER = (*START, *ITERATION, "evaluate")
+ORDER = (*START, REWARD_MODEL, *ITERATION, "evaluate")
 
 
 def lineage(path: Path) -> dict[str, Any]:

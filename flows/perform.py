@@ -16,7 +16,6 @@ from stages.contract.errors import ConfigError
 from stages.contract.workspace import Job, Workspace
 from stages.sample.config import SampleConfig, TransformersEngine
 from stages.sample.engine import Engine
-from stages.score.outside import outside_files
 
 
 def perform(root: Path, stage: str, k: int, overrides: dict[str, Any], hardware: dict[str, Any] | None = None) -> None:
@@ -57,12 +56,17 @@ def _run(job: Job, stage: str, config: RunConfig) -> None:
             import stages.warmstart.stage
 
             stages.warmstart.stage.run(job, config.warmstart)
+        case "reward_model":
+            import stages.reward_model.stage
+
+            if config.reward_model is None:
+                raise ConfigError("reward_model is null in this run's configuration")
+            stages.reward_model.stage.run(job, config.reward_model)
         case "sample":
             import stages.sample.stage
 
             engine = _engine(config, job)
-            outside = outside_files(config.score.rewards)
-            stages.sample.stage.run(job, config.sample, engine, _judge(config, job), config.section("sample"), outside)
+            stages.sample.stage.run(job, config.sample, engine, _judge(config, job), config.section("sample"))
         case "score":
             import stages.score.stage
 
@@ -81,13 +85,15 @@ def _run(job: Job, stage: str, config: RunConfig) -> None:
             raise AssertionError(stage)
 
 
-def _judge(config: RunConfig, job: Job) -> Callable[[pl.DataFrame], pl.Series]:
+def _judge(config: RunConfig, job: Job) -> Callable[[Workspace, pl.DataFrame], pl.Series]:
     """Gives completions the rewards that the stage `score` will give them."""
 
-    def judge(rollouts: pl.DataFrame) -> pl.Series:
+    def judge(desk: Workspace, rollouts: pl.DataFrame) -> pl.Series:
+        from stages.score.inputs import with_inputs
         from stages.score.stage import score_rows
 
-        return score_rows(rollouts, config.score, job.device, iteration=job.iteration)["reward"]
+        judges = with_inputs(desk, config.score)
+        return score_rows(rollouts, judges, job.device, iteration=job.iteration)["reward"]
 
     return judge
 
@@ -95,6 +101,7 @@ def _judge(config: RunConfig, job: Job) -> Callable[[pl.DataFrame], pl.Series]:
 def _evaluate(job: Job, config: RunConfig) -> None:
     import stages.evaluate.stage
     from stages.sample.collect import collect
+    from stages.score.inputs import with_inputs
     from stages.score.stage import score_rows
 
     if config.evaluate is None:
@@ -107,12 +114,10 @@ def _evaluate(job: Job, config: RunConfig) -> None:
     def draw(desk: Workspace, prompts: pl.DataFrame, policy: Path, seed_of: Any) -> pl.DataFrame:
         rollouts = collect(desk, prompts, policy, engine, drawing, settings.samples, seed_of, job.progress)
         desk.notes |= engine.rest()
-        for path in outside_files(config.score.rewards):
-            desk.take(path)
         return rollouts
 
-    def judge(rollouts: pl.DataFrame) -> pl.DataFrame:
-        return score_rows(rollouts, config.score, job.device, iteration=job.iteration)
+    def judge(desk: Workspace, rollouts: pl.DataFrame) -> pl.DataFrame:
+        return score_rows(rollouts, with_inputs(desk, config.score), job.device, iteration=job.iteration)
 
     section = config.section("evaluate")
     stages.evaluate.stage.run(job, settings, section, config.success(), draw, judge)

@@ -47,6 +47,7 @@ PATIENCE = 10.0
 """Seconds that a request, or the last words at the end of a flow, may take."""
 UNITS = {
     "warmstart": "optimizer steps",
+    "reward_model": "optimizer steps",
     "sample": "completions",
     "score": "judgements",
     "advantage": "rows",
@@ -64,6 +65,16 @@ def key_of(run: str, what: str) -> str:
 
 def train_name() -> str:
     """The name that a flow run of `train` begins with; then it says the iteration."""
+    return f"{_run_name()} · train"
+
+
+def reward_model_name() -> str:
+    """The name of a flow run of `reward_model`."""
+    return f"{_run_name()} · reward model"
+
+
+def _run_name() -> str:
+    """The run of a flow run that is told of a configuration."""
     parameters = prefect.runtime.flow_run.parameters
     run, config = parameters.get("run"), Path(str(parameters["config"]))
     if not run:
@@ -71,7 +82,7 @@ def train_name() -> str:
             run = read_yaml(config).get("run") or config.stem
         except ConfigError:  # the flow itself will say what is wrong with it
             run = config.stem
-    return f"{run} · train"
+    return str(run)
 
 
 def task_name(parameters: dict[str, Any]) -> str:

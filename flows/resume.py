@@ -10,6 +10,8 @@ from stages.contract.errors import ConfigError
 from stages.contract.manifest import Manifest
 
 START = ("prompts", "warmstart")
+REWARD_MODEL = "reward_model"
+"""The stage of iteration 0 that a run has which trains a reward model of its own."""
 CODE = ".py"
 """Ending of the inputs from outside that are code of the user's; other files are looked at only when they are read."""
 ITERATION = ("sample", "score", "advantage", "update")
@@ -41,7 +43,11 @@ def stages_of(history: History, config: RunConfig, k: int) -> tuple[str, ...]:
     turn = config.evaluate is not None and k % config.evaluate.every == 0
     evaluated = turn or (config.evaluate is not None and history.manifest(k, "evaluate") is not None)
     added = k > 0 and history.manifest(k, "prompts") is not None
-    return (START if k == 0 else ("prompts", *ITERATION) if added else ITERATION) + (("evaluate",) if evaluated else ())
+    if k == 0:
+        made: tuple[str, ...] = START if config.reward_model is None else (*START, REWARD_MODEL)
+    else:
+        made = ("prompts", *ITERATION) if added else ITERATION
+    return made + (("evaluate",) if evaluated else ())
 
 
 def after(history: History, config: RunConfig, k: int, stage: str, last: int) -> Iterator[tuple[int, str]]:

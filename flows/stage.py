@@ -41,7 +41,7 @@ def stage(
     Args:
         stage: The stage to run.
         run: Name of the run, which is also its folder's, e.g. quickstart.
-        iteration: Iteration, from 1; 0 for prompts, warmstart and evaluate of the starting policy.
+        iteration: Iteration, from 1; 0 for prompts, warmstart, reward_model and evaluate of the starting policy.
         force: Run it even if its output is current; a retry of this flow run leaves alone what it has made itself.
         overrides: Fields of this stage's sections that it has otherwise than the run, this once; what is left empty is
             as the run has it. From code, dotted names do too, e.g. {"advantage.scale": "none"}.

@@ -15,7 +15,7 @@ from flows.publish import task_name
 from flows.resume import state_of
 from flows.runs import History, open_run
 
-StageName = Literal["prompts", "warmstart", "sample", "score", "advantage", "update", "evaluate"]
+StageName = Literal["prompts", "warmstart", "reward_model", "sample", "score", "advantage", "update", "evaluate"]
 
 
 @task(

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-ROOMS = ("prompts", "warmstart", "sample", "score", "advantage", "update", "evaluate")
+ROOMS = ("prompts", "warmstart", "reward_model", "sample", "score", "advantage", "update", "evaluate")
 TOP = {"pyproject.toml", "README.md", "flows", "stages", "tests", "artifacts", "configs"}
 
 

@@ -56,9 +56,8 @@ def test_its_yaml_examples_are_configurations():
     assert len(examples) >= 6
     for example in examples:
         changed = yaml.safe_load(example)
-        make_config(
-            {key: value if key not in changed else {**value, **changed[key]} for key, value in data.items()}, "README"
-        )
+        parts = {key: {**data.get(key, {}), **part} for key, part in changed.items()}
+        make_config(data | parts, "README")
 
 
 def test_versions_that_it_names_are_those_of_the_project():

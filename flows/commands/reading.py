@@ -21,7 +21,7 @@ def status(run: Run, as_json: Json = False, artifacts: Artifacts = ARTIFACTS) ->
     """Shows which stages of a run are current, stale or missing, and its figures."""
     from flows.branch import read_fork
     from flows.reading import status as read
-    from flows.resume import ITERATION, START
+    from flows.resume import ITERATION, REWARD_MODEL, START
     from flows.runs import open_run
 
     paths, config = open_run(artifacts, run)
@@ -43,8 +43,9 @@ def status(run: Run, as_json: Json = False, artifacts: Artifacts = ARTIFACTS) ->
         cells = [_cell(entry["stages"].get(name)) for name in (*ITERATION, "evaluate")]
         figures = [figure(entry["metrics"][name]) for name in ("reward_mean", "heldout_success", "kl")]
         table.add_row(str(entry["iteration"]), *cells, *figures)
-    for name in START:
-        console.print(f"{name}: {_cell(entries[0]['stages'][name])}")
+    for name in (*START, REWARD_MODEL):
+        if name in entries[0]["stages"]:
+            console.print(f"{name}: {_cell(entries[0]['stages'][name])}")
     console.print(table)
     _list_pruned(entries)
     list_stale(entries)

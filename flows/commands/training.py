@@ -50,6 +50,40 @@ def train(
 
 
 @app.command()
+def reward_model(
+    config: Annotated[Path, typer.Argument(help="A YAML file with a section reward_model, e.g. configs/rlhf.yaml.")],
+    run: Annotated[str | None, typer.Option(help="Name of the run; without it the configuration's.")] = None,
+    set_: Set = None,
+    artifacts: Artifacts = ARTIFACTS,
+) -> None:
+    """Trains the reward model of a run from preferences; `grpo train` does too, and goes on from there."""
+    from flows.config import check_outside, parse_overrides, read_config
+    from flows.resume import REWARD_MODEL
+    from flows.runs import History, check_same
+    from flows.server import prefect_server
+
+    overrides = parse_overrides(set_ or [])
+    resolved = read_config(config, overrides | ({"run": run} if run else {}))
+    if resolved.reward_model is None:
+        raise ConfigError(f"{config}: has no section `reward_model`: say there which pairs it is trained from")
+    paths = RunPaths.named(artifacts, resolved.run)
+    if not check_same(paths, resolved):
+        check_outside(resolved)
+    with prefect_server(artifacts) as wait_for_server:
+        from flows import progress
+        from flows.display import Display
+        from flows.reward_model import reward_model as flow
+        from flows.reward_model import told
+
+        with Display(console, resolved.iterations) as display, progress.watching(display):
+            wait_for_server()
+            flow(str(config), run, overrides, str(artifacts))
+    done = History(paths).manifest(0, REWARD_MODEL)
+    assert done is not None, "the stage was done"
+    say(told(paths, done))
+
+
+@app.command()
 def resume(
     run: Run,
     iterations: Annotated[int | None, typer.Option(min=1, help="Iterations to train up to.")] = None,
@@ -64,7 +98,9 @@ def resume(
 
 @app.command()
 def stage(
-    name: Annotated[str, typer.Argument(help="prompts, warmstart, sample, score, advantage, update or evaluate.")],
+    name: Annotated[
+        str, typer.Argument(help="prompts, warmstart, reward_model, sample, score, advantage, update or evaluate.")
+    ],
     run: Run,
     iteration: Annotated[int, typer.Option(min=0, help="Iteration; 0 for prompts and warmstart.")],
     set_: Set = None,
@@ -74,11 +110,11 @@ def stage(
 ) -> None:
     """Runs one stage of one iteration again, and says what that made stale."""
     from flows.config import parse_overrides
-    from flows.resume import ITERATION, START
+    from flows.resume import ITERATION, REWARD_MODEL, START
     from flows.runs import open_run
     from flows.server import prefect_server
 
-    known = (*START, *ITERATION, "evaluate")
+    known = (*START, REWARD_MODEL, *ITERATION, "evaluate")
     if name not in known:
         raise ConfigError(f"no stage {name!r}; the stages are {', '.join(known)}")
     overrides = parse_overrides(set_ or [])

@@ -92,6 +92,28 @@ SUPERVISED_STEPS = Table(
     key=("step",),
 )
 
+PREFERENCES = Table(
+    "preferences",
+    (
+        _required("pair", pa.int64()),
+        _required("heldout", pa.bool_()),
+        _required("chosen", pa.string()),  # as the reward model reads it, the prompt included
+        _required("rejected", pa.string()),
+        pa.field("chosen_reward", pa.float64()),  # by the trained model; null for pairs that it was trained on
+        pa.field("rejected_reward", pa.float64()),
+    ),
+    key=("pair",),
+)
+
+PREFERENCE_STEPS = Table(
+    "preference_steps",
+    tuple(
+        [_required(name, pa.int64()) for name in ("step", "pairs", "tokens")]
+        + [_required(name, pa.float64()) for name in ("learning_rate", "loss", "accuracy", "margin", "gradient_norm")]
+    ),
+    key=("step",),
+)
+
 ROLLOUTS = Table(
     "rollouts",
     (

@@ -106,6 +106,11 @@ class RunPaths:
         """The average of the policies up to `k`, from 1."""
         return self.stage(k, "update") / "average"
 
+    @property
+    def reward_model(self) -> Path:
+        """The reward model that the run trains before its first iteration."""
+        return self.stage(0, "reward_model") / "model"
+
     def superseded(self, k: int, stage: str, n: int) -> Path:
         """The n-th output of that stage that a rerun replaced."""
         return self.root / "superseded" / f"{k:04d}" / f"{stage}.{n}"

@@ -17,8 +17,8 @@ from stages.evaluate.estimators import majority, pass_at_k
 
 Collect = Callable[[Workspace, pl.DataFrame, Path, Callable[[str, int], int]], pl.DataFrame]
 """(desk, prompts, policy, seed of a completion) → rollouts."""
-Score = Callable[[pl.DataFrame], pl.DataFrame]
-"""Rollouts → scores."""
+Score = Callable[[Workspace, pl.DataFrame], pl.DataFrame]
+"""(desk, rollouts) → scores."""
 
 
 def run(
@@ -47,7 +47,7 @@ def run(
             lambda prompt_id, i: derive(job.seed, "evaluate", prompt_id, i),
         )
         with desk.timed("rewards"):
-            scores = score(rollouts)
+            scores = score(desk, rollouts)
         joined = tables.join(rollouts, scores, "held-out rollouts and scores")
         judged = joined.filter(pl.col(f"status_{success}") != "null")
         if not judged.height:

@@ -3,21 +3,15 @@
 Dimensions: N completion tokens of all rows in row order.
 """
 
-import copy
-import json
 from pathlib import Path
-from typing import Any
 
-import torch
 from torch import Tensor
 from transformers import AutoModelForTokenClassification, PreTrainedModel
 
-from stages.contract.errors import ModelError
-from stages.contract.policy import base_of
 from stages.contract.workspace import Workspace
 from stages.model.config import CriticStart, FolderStart
-from stages.model.load import load_model
 from stages.model.logprobs import TokenBatch
+from stages.model.scalar import load_scalar, starting_scalar
 
 
 def former_critic(desk: Workspace, k: int, start: CriticStart, device: str) -> PreTrainedModel:
@@ -35,47 +29,16 @@ def load_critic(folder: Path, device: str) -> PreTrainedModel:
     Raises:
         ModelError: the folder's model is none, or gives more than one number a token.
     """
-    critic = load_model(folder, device, AutoModelForTokenClassification)
-    if critic.config.num_labels != 1:
-        raise ModelError(f"{folder}: gives {critic.config.num_labels} numbers a token; a critic gives 1")
-    return critic
+    return load_scalar(folder, device, AutoModelForTokenClassification, "critic")
 
 
 def starting_critic(folder: Path, device: str) -> PreTrainedModel:
     """A critic made of a folder: as it is where it holds one, else the body of its language model and a head of zeros.
 
-    With a head of zeros every value is 0 at first, and nothing depends on a seed.
-
     Raises:
         ModelError: the model cannot be loaded, or transformers has no token classifier with its body.
     """
-    if base_of(folder) is not None:
-        raise ModelError(f"{folder}: an adapter cannot be made a critic; merge it with its base model first")
-    if _classifies_tokens(folder):
-        return load_critic(folder, device)
-    policy = load_model(folder, "cpu")
-    config = copy.deepcopy(policy.config)
-    config.num_labels = 1
-    try:
-        made: Any = AutoModelForTokenClassification.from_config(config, dtype=torch.float32)
-    except ValueError as error:
-        raise ModelError(f"{folder}: {type(policy).__name__} cannot be made a critic: {str(error)[:200]}") from error
-    critic: PreTrainedModel = made
-    critic.base_model.load_state_dict(policy.base_model.state_dict())
-    with torch.no_grad():
-        for name, parameter in critic.named_parameters():
-            if not name.startswith(f"{critic.base_model_prefix}."):
-                parameter.zero_()
-    placed: Any = critic
-    return placed.to(device).eval()  # type: ignore[no-any-return]
-
-
-def _classifies_tokens(folder: Path) -> bool:
-    try:
-        names = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("architectures") or []
-    except (OSError, ValueError, AttributeError):
-        return False  # what is wrong with it is said where the model is loaded
-    return any("TokenClassification" in str(name) for name in names)
+    return starting_scalar(folder, device, AutoModelForTokenClassification, "critic")
 
 
 def save_critic(critic: PreTrainedModel, folder: Path) -> None:

@@ -1,7 +1,7 @@
 """The stage `sample`: prompts, policy k-1 → rollouts.parquet."""
 
-from collections.abc import Sequence
-from pathlib import Path
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import polars as pl
@@ -17,7 +17,7 @@ from stages.sample.collect import collect
 from stages.sample.config import SampleConfig
 from stages.sample.curriculum import reads
 from stages.sample.draw import prompt_indices
-from stages.sample.dynamic import Judge, fill, other_prompts
+from stages.sample.dynamic import fill, other_prompts
 from stages.sample.engine import Engine
 from stages.sample.fidelity import fidelity, model_logprobs, spread
 from stages.sample.parts import Parts
@@ -27,9 +27,8 @@ def run(
     job: Job,
     config: SampleConfig,
     engine: Engine,
-    judge: Judge | None = None,
+    judge: Callable[[Workspace, pl.DataFrame], pl.Series] | None = None,
     section: dict[str, Any] | None = None,
-    outside: Sequence[Path] = (),
 ) -> None:
     """Draws iteration k's prompts and answers each `group_size` times with the policy of iteration k-1.
 
@@ -37,9 +36,8 @@ def run(
         job: run and iteration.
         config: this stage's configuration.
         engine: draws; is left at rest.
-        judge: gives rewards as the stage `score` does; needed for more than one round.
+        judge: (desk, rollouts) → rewards, as the stage `score` gives them; needed for more than one round.
         section: all configuration that decides the output, for the manifest; None where that is `config` alone.
-        outside: files that `judge` reads.
     """
     k = job.iteration
     parts = Parts(job.paths.parts(k, "sample"))
@@ -65,9 +63,8 @@ def run(
             rollouts = draw(first)
         else:
             assert judge is not None, "more than one round needs a judge"
-            for path in outside:
-                desk.take(path)
-            filled = fill(draw(first), config.prompts, more, config.rounds, lambda some: draw(some, True), judge)
+            judged = functools.partial(judge, desk)
+            filled = fill(draw(first), config.prompts, more, config.rounds, lambda some: draw(some, True), judged)
             rollouts = filled.rollouts
             desk.metrics |= {
                 "rounds": filled.rounds,

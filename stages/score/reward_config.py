@@ -3,6 +3,7 @@
 import re
 import string
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -215,6 +216,20 @@ class JudgeReward(RewardConfig):
         return value
 
 
+class RewardModelReward(RewardConfig):
+    """What a reward model says of the prompt with its completion: its one number, as it is."""
+
+    type: Literal["reward_model"]
+    path: Path | None = None
+    """Hugging Face folder of a model for sequence classification with one label, and its tokenizer; null takes the one
+    that the run trains by its section `reward_model`."""
+    format: Literal["chat", "text"] | None = None
+    """How messages and completion become its text: by its tokenizer's chat template, or contents one a line; null takes
+    `chat` where the tokenizer has a chat template."""
+    micro_batch_tokens: int = Field(default=16384, gt=0)
+    """Padded tokens of a forward pass; bounds memory."""
+
+
 Reward = Annotated[
     ReasoningGymReward
     | MathReward
@@ -223,7 +238,8 @@ Reward = Annotated[
     | OverlongReward
     | EquationsReward
     | PythonReward
-    | JudgeReward,
+    | JudgeReward
+    | RewardModelReward,
     Field(discriminator="type"),
 ]
 STEPWISE = (EquationsReward,)

@@ -18,9 +18,9 @@ from stages.model.config import CriticStart
 from stages.score.answer import extract
 from stages.score.combine import failures, weighted
 from stages.score.config import AverageReference, Reference, RefreshedReference, ScoreConfig, StartReference
+from stages.score.inputs import with_inputs
 from stages.score.mark import Item
 from stages.score.notes import note_metrics
-from stages.score.outside import outside_files
 from stages.score.reward_config import STEPWISE, AnswerReward, reward_name
 from stages.score.rewards import judge
 from stages.score.steps import Decode, placed
@@ -33,11 +33,10 @@ def run(job: Job, config: ScoreConfig, critic: CriticStart | None = None) -> Non
         rollouts = desk.read(job.paths.stage(job.iteration, "sample") / "rollouts.parquet", ROLLOUTS)
         judged = len(config.rewards) * rollouts.height
         total = judged + ((config.reference is not None) + (critic is not None)) * rollouts.height
-        for path in outside_files(config.rewards):
-            desk.take(path)
         with desk.timed("rewards"):
             told = part_of(job.progress, 0, total)
-            scores = score_rows(rollouts, config, job.device, _decoder(job, desk, config), told, job.iteration)
+            judges = with_inputs(desk, config)
+            scores = score_rows(rollouts, judges, job.device, _decoder(job, desk, config), told, job.iteration)
         if config.reference is not None:
             from stages.contract.policy import take_policy
             from stages.score.frozen import reference_logprobs

@@ -177,7 +177,7 @@ def answered(desk: Workspace, prompts: pl.DataFrame, policy: Path, seed_of: Call
     return tables.frame(ROLLOUTS, columns)
 
 
-def marked(rollouts: pl.DataFrame) -> pl.DataFrame:
+def marked(_: Workspace, rollouts: pl.DataFrame) -> pl.DataFrame:
     rewards = [1.0 - int(text) % 2 for text in rollouts["completion"]]
     columns = {name: rollouts[name] for name in ("prompt_id", "sample")} | {
         "reward": rewards,

@@ -30,7 +30,8 @@ def test_every_parameter_has_a_type_and_a_description(flow):
 
 def test_the_stage_is_chosen_from_a_list():
     field = parameter_schema(stage).properties["stage"]
-    assert field["enum"] == ["prompts", "warmstart", "sample", "score", "advantage", "update", "evaluate"]
+    made = ["prompts", "warmstart", "reward_model", "sample", "score", "advantage", "update", "evaluate"]
+    assert field["enum"] == made
     assert parameter_schema(stage).required == ["stage", "run", "iteration"]
     assert SCHEMA.required == ["config"]
 

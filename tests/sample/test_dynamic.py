@@ -74,13 +74,13 @@ def test_the_stage_fills_its_batch_counts_it_and_gives_the_same_bytes_again(star
     sampling = SamplingConfig(max_tokens=4, stop_token_ids=tuple(range(2, 40)))
     config = SampleConfig(prompts=2, group_size=3, sampling=sampling, max_prompt_tokens=16, rounds=20)
 
-    def judge(rollouts):  # no group of the first prompts that are drawn is useful
+    def judge(_, rollouts):  # no group of the first prompts that are drawn is useful
         late = rollouts["prompt_id"].rank("dense") > 1 if rollouts.height > 6 else rollouts["sample"] >= 0
         return (rollouts["sample"] % 2).cast(pl.Float64) * late.cast(pl.Float64)
 
     never = []
 
-    def hopeless(rollouts):
+    def hopeless(_, rollouts):
         never.append(rollouts["prompt_id"].n_unique())
         return pl.Series([0.35] * rollouts.height)
 

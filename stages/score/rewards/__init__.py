@@ -15,8 +15,9 @@ from stages.score.reward_config import (
     PythonReward,
     ReasoningGymReward,
     Reward,
+    RewardModelReward,
 )
-from stages.score.rewards import equations, length, math, overlong, python, reasoning_gym
+from stages.score.rewards import equations, length, math, overlong, python, reasoning_gym, reward_model
 from stages.score.rewards import format as format_reward
 from stages.score.rewards import judge as judge_reward
 
@@ -65,5 +66,7 @@ def _judge(  # noqa: PLR0911 - one a kind
             return python.judge(reward, items, iteration, progress)
         case JudgeReward():
             return judge_reward.judge(reward, items, progress)
+        case RewardModelReward():
+            return reward_model.judge(reward, items, device, progress)
         case _:
             assert_never(reward)
