@@ -85,7 +85,7 @@ def open_question(paths: RunPaths) -> Question | None:
         return None
     k, shut = max(asked_about), []
     for gate in get_args(Gate):
-        if not _file(paths, gate, k).exists():
+        if not file_of(paths, gate, k).exists():
             continue
         question = read_question(paths, gate, k)
         standing = question.standing(digest_of(paths, gate, k))
@@ -100,8 +100,16 @@ def read_question(paths: RunPaths, gate: Gate, k: int) -> Question:
     Raises:
         ArtifactError: the file is damaged.
     """
-    found = read_record(_file(paths, gate, k), Question, "remove it, and the gate asks again")
-    return Question(gate=gate, iteration=k) if found is None else found
+    return read_gate(file_of(paths, gate, k)) or Question(gate=gate, iteration=k)
+
+
+def read_gate(file: Path) -> Question | None:
+    """What a gate's file says; None where there is none.
+
+    Raises:
+        ArtifactError: the file is damaged.
+    """
+    return read_record(file, Question, "remove it, and the gate asks again")
 
 
 def digest_of(paths: RunPaths, gate: Gate, k: int) -> str:
@@ -164,10 +172,11 @@ def name_of(gate: Gate) -> str:
     return gate.replace("_", "-")
 
 
-def _file(paths: RunPaths, gate: Gate, k: int) -> Path:
+def file_of(paths: RunPaths, gate: Gate, k: int) -> Path:
+    """Where what is known of a gate is kept."""
     return paths.gates / f"{k:04d}-{name_of(gate)}.json"
 
 
 def write(paths: RunPaths, question: Question) -> None:
     """Keeps what is known of a gate."""
-    write_record(_file(paths, question.gate, question.iteration), question)
+    write_record(file_of(paths, question.gate, question.iteration), question)

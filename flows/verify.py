@@ -1,4 +1,4 @@
-"""Checks a whole run: every file against its maker's manifest, and every manifest against those it was made from."""
+"""Checks a whole run: files against their makers' manifests, manifests against those they were made from, records."""
 
 import json
 import shlex
@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 
 from flows.resume import other_inputs, place_of
 from flows.runs import History, link_in
+from flows.verify_records import records_problems
 from stages.contract.commit import aside
 from stages.contract.digest import file_digest
 from stages.contract.errors import ArtifactError, VersionError
@@ -18,16 +19,17 @@ from stages.contract.pruned import PRUNED, pruned
 
 @dataclass(frozen=True)
 class Problem:
-    """Something that is not as a manifest says."""
+    """Something that is not as a manifest says, or a record that cannot be true."""
 
-    iteration: int
-    stage: str
-    """The stage to run again."""
+    iteration: int | None
+    stage: str | None
+    """The stage to run again; None for the run's records."""
     file: str
     """Relative to the run."""
     problem: str
     remedy: str
-    """The command that makes it right; where the retention rule removed what it reads, after those that make that."""
+    """The command that makes it right; where the retention rule removed what it reads, after those that make that.
+    Of a record, what to do in words."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ class Verdict:
 
 
 def verify(paths: RunPaths) -> Verdict:
-    """Checks all stages in place, in their order; what the retention rule removed is no problem.
+    """Checks all stages in place, in their order, and the run's records; what the retention rule removed is no problem.
 
     `superseded/` counts for nothing and is not read.
 
@@ -84,6 +86,8 @@ def verify(paths: RunPaths) -> Verdict:
         for name, record in m.outputs.items()
         if name not in gone[m.iteration, place_of(m.stage)]
     ]
+    for file, told, remedy in records_problems(paths):
+        problems.append(Problem(None, None, paths.relative(file), told, remedy))
     size, removed = sum(record.size for record in records), sum(len(names) for names in gone.values())
     return Verdict(len(manifests), len(records), size, removed, problems)
 

@@ -12,9 +12,9 @@ app = typer.Typer()
 
 @app.command()
 def verify(run: Run, as_json: Json = False, artifacts: Artifacts = ARTIFACTS) -> None:
-    """Checks every file of every stage against its manifest, and the manifests against each other.
+    """Checks every file of every stage against its manifest, the manifests against each other, and the run's records.
 
-    What is wrong is named with the stage to run again, and the exit code is 1.
+    What is wrong is named with the stage to run again, or what else to do, and the exit code is 1.
     """
     from flows.runs import open_run
     from flows.verify import verify as check
@@ -25,7 +25,8 @@ def verify(run: Run, as_json: Json = False, artifacts: Artifacts = ARTIFACTS) ->
         write_json({"run": run, **asdict(verdict)})
     else:
         for problem in verdict.problems:
-            say(f"{problem.file}: {problem.problem}; `{problem.remedy}`")
+            remedy = problem.remedy if problem.stage is None else f"`{problem.remedy}`"
+            say(f"{problem.file}: {problem.problem}; {remedy}")
         checked = f"{verdict.stages} stages, {verdict.files} files, {size(verdict.size)}"
         checked += f" ({verdict.pruned} more were removed by the retention rule)" if verdict.pruned else ""
         told = f"{len(verdict.problems)} problems" if verdict.problems else "all as their manifests say"
