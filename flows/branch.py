@@ -12,6 +12,7 @@ from flows.needs import missing_for, never_made_for
 from flows.records import Record, now, read_record, write_record
 from flows.resume import examine
 from flows.runs import History, check_inside, open_run
+from stages.contract.background import await_all
 from stages.contract.commit import new_folder, write_text
 from stages.contract.digest import file_digest
 from stages.contract.errors import ConfigError
@@ -135,6 +136,7 @@ def _shared(paths: RunPaths, at: int) -> Iterator[Path]:
         k = int(folder.parent.name)
         if k > at or (manifest := history.manifest(k, folder.name)) is None:
             continue
+        await_all(folder)
         names = [*manifest.outputs, PRUNED, MANIFEST]
         for path in (folder / name for name in names if (folder / name).is_file()):
             check_inside(paths, path)

@@ -37,6 +37,7 @@ from flows.promotion import against_promoted, baseline, promote, promoted, promo
 from flows.publish import key_of, published
 from flows.report import inline, markdown_table, report, row
 from flows.resume import examine, state_of
+from flows.retain import retain
 from flows.runs import ARTIFACTS, History, open_run, writing
 from flows.summary import seconds
 from flows.tasks import run_stage
@@ -187,6 +188,7 @@ class _Desk:
             train_iteration(self._paths, self._config, k)
             self.put(last=k, promoted=None)
             k += 1
+        retain(self._paths, self._config, k - 1, progress.say)
         self.put(stopped=stop)
 
     def _pace(self, k: int) -> list[float]:

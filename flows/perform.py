@@ -10,7 +10,7 @@ from flows import progress
 from flows.config import HardwareConfig, RunConfig
 from flows.layers import without_hardware
 from flows.resume import departing
-from flows.runs import History, open_run
+from flows.runs import History, background_of, open_run
 from flows.secrets import secrets_of
 from stages.contract.errors import ConfigError
 from stages.contract.workspace import Job, Workspace
@@ -36,7 +36,7 @@ def perform(root: Path, stage: str, k: int, overrides: dict[str, Any], hardware:
         raise ConfigError(f"{foreign[0]}: the stage {stage} takes settings that begin with `{stage}.`")
     config = departing(history, config, k, overrides)
     device, threads = _prepare(config.hardware if hardware is None else HardwareConfig.model_validate(hardware))
-    job = Job(paths, k, config.seed, own, progress.reporter(stage, k), device, threads)
+    job = Job(paths, k, config.seed, own, progress.reporter(stage, k), device, threads, background_of(paths))
     with secrets_of(config.score.rewards if stage in _JUDGING else ()):
         _run(job, stage, config)
 

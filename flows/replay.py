@@ -13,6 +13,7 @@ from flows.config import RunConfig
 from flows.perform import perform
 from flows.resume import made_by, place_of, stages_of, state_of
 from flows.runs import History
+from stages.contract.background import await_all
 from stages.contract.difference import table_difference, tensors_difference
 from stages.contract.errors import ArtifactError, ConfigError
 from stages.contract.lock import folder_lock
@@ -55,6 +56,7 @@ def _replayable(history: History, config: RunConfig, k: int, stage: str) -> Mani
 
 def _replayed(paths: RunPaths, old: Manifest, hardware: dict[str, Any]) -> dict[str, Any]:
     k, place = old.iteration, place_of(old.stage)
+    await_all(paths.stage(k, place))
     with _scratch(paths, old) as scratch:
         try:
             perform(scratch.root, old.stage, k, old.overrides, _hardware(old) | hardware)
@@ -101,6 +103,8 @@ def _scratch(paths: RunPaths, manifest: Manifest) -> Iterator[RunPaths]:
         makers = {"/".join(name.split("/")[:3]) for name in inside if made_by(name) is not None}
         notes = [f"{maker}/{note}" for maker in makers for note in (MANIFEST, PRUNED)]
         configs = [path.name for path in paths.root.glob("run*.yaml")]
+        for maker in makers:
+            await_all(paths.root / maker)
         for name in (*inside, *notes, *configs):
             if (paths.root / name).is_file():
                 link(paths.root / name, scratch.root / name)

@@ -9,7 +9,7 @@ from flows.config import KeepConfig, RunConfig
 from flows.needs import needed_by
 from flows.promotion import promoted
 from flows.resume import made_by
-from flows.runs import History, check_inside
+from flows.runs import History, background_of, check_inside
 from stages.contract.commit import sync
 from stages.contract.errors import ArtifactError
 from stages.contract.manifest import stage_folders
@@ -86,9 +86,15 @@ def remove(removals: list[Removal]) -> None:
 
 
 def retain(paths: RunPaths, config: RunConfig, done: int, say: Callable[[str], None]) -> None:
-    """Follows the configured rule, where there is one, once iteration `done` is whole. The caller holds the lock."""
+    """Follows the configured rule, where there is one, once iteration `done` is whole. The caller holds the lock.
+
+    Raises:
+        StorageError: the optimizer state of that iteration could not be written.
+    """
     if config.keep is None:
         return
+    if (background := background_of(paths)) is not None:
+        background.wait()  # until then it may have to be made again from what is to be removed
     try:
         remove(plan(paths, config, config.keep, done + 1))
         _clear_emptied(paths)

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from flows.config import RunConfig, differences, dump_config, make_config, read_yaml
+from stages.contract.background import Background, is_coming
 from stages.contract.commit import aside, finish, write_text
 from stages.contract.digest import file_digest
-from stages.contract.errors import ArtifactError, ConfigError, VersionError
+from stages.contract.errors import ArtifactError, ConfigError, GrpoError, VersionError
 from stages.contract.lock import run_lock
 from stages.contract.manifest import Manifest, read_manifest, stage_folders
 from stages.contract.paths import MANIFEST, RunPaths
@@ -103,12 +104,36 @@ def read_config_file(path: Path) -> RunConfig:
 def held(paths: RunPaths, say: Callable[[str], None]) -> Iterator[None]:
     """Holds the run's lock; what a killed owner had made whole is put in place first.
 
+    What stages leave to be written in the background is written before the lock is given back.
+
     Raises:
         RunInUseError: another live process writes to the run.
+        StorageError: it could not be written.
     """
     with run_lock(paths.lock, say):
         finish(paths.iterations)
-        yield
+        background = _backgrounds[paths.root.absolute()] = Background()
+        try:
+            yield
+        except BaseException:
+            try:
+                background.wait()
+            except GrpoError as error:
+                say(str(error))
+            raise
+        else:
+            background.wait()
+        finally:
+            del _backgrounds[paths.root.absolute()]
+            background.give_up()
+
+
+_backgrounds: dict[Path, Background] = {}
+
+
+def background_of(paths: RunPaths) -> Background | None:
+    """Where large files of a run that this process holds are written; None for a run that it does not hold."""
+    return _backgrounds.get(paths.root.absolute())
 
 
 @contextmanager
@@ -191,6 +216,14 @@ def _has_stages(paths: RunPaths) -> bool:
     return any((folder / MANIFEST).is_file() for folder in stage_folders(paths.iterations))
 
 
+def _size(path: Path) -> int | None:
+    """Bytes of a file; None where there is none."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return None
+
+
 @dataclass
 class History:
     """The manifests of a run, read when asked for."""
@@ -224,15 +257,18 @@ class History:
         return self._known[key]
 
     def damaged(self, k: int, place: str) -> list[str]:
-        """Outputs whose size is not what the manifest says, or which are missing and were not removed by the rule."""
+        """Outputs whose size is not what the manifest says, or which are missing and were not removed by the rule.
+
+        One that a live process is still writing is neither.
+        """
         manifest = self.manifest(k, place)
         folder = self.paths.stage(k, place)
-        gone = {name for name in (manifest.outputs if manifest else ()) if not (folder / name).is_file()}
+        gone = {name for name in (manifest.outputs if manifest else ()) if not is_coming(folder / name)}
         missing = gone - pruned(folder) if gone else gone
         return [
             name
             for name, record in (manifest.outputs.items() if manifest else ())
-            if name in missing or (name not in gone and (folder / name).stat().st_size != record.size)
+            if name in missing or (name not in gone and _size(folder / name) not in (None, record.size))
         ]
 
     def outside(self, name: str) -> str | None:

@@ -58,19 +58,20 @@ def train(
             )
         for k in range(last + 1 if first is None else first, last + 1):
             train_iteration(paths, resolved, k)
-        if first is None:  # a kill may have come while the rule was followed
-            retain(paths, resolved, last, progress.say)
+        retain(paths, resolved, last, progress.say)
 
 
 def train_iteration(paths: RunPaths, config: RunConfig, k: int) -> None:
     """Makes what is not current of iteration `k`; a gate is asked before an update that has to be made.
 
-    Where the configuration says what is kept, other weights are removed afterwards. The caller holds the run's lock.
+    Where the configuration says what is kept, other weights of the iterations before are removed once the sampling is
+    over, in which the optimizer state was written; those of the last one are the caller's, who holds the run's lock.
     """
     for stage in stages_of(History(paths), config, k):
         make(paths, config, k, cast(StageName, stage))
+        if stage == "sample":
+            retain(paths, config, k - 1, progress.say)
     progress.iteration_done(paths, k)
-    retain(paths, config, k, progress.say)
 
 
 def make(paths: RunPaths, config: RunConfig, k: int, stage: StageName) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 from flows.resume import other_inputs, place_of
 from flows.runs import History, link_in
 from flows.verify_records import records_problems
+from stages.contract.background import await_all
 from stages.contract.commit import aside
 from stages.contract.digest import file_digest
 from stages.contract.errors import ArtifactError, VersionError
@@ -48,6 +49,8 @@ class Verdict:
 def verify(paths: RunPaths) -> Verdict:
     """Checks all stages in place, in their order, and the run's records; what the retention rule removed is no problem.
 
+    What a live process is still writing is waited for.
+
     `superseded/` counts for nothing and is not read.
 
     Raises:
@@ -69,6 +72,7 @@ def verify(paths: RunPaths) -> Verdict:
             problems.append(_problem(paths, k, place, None, folder / MANIFEST, "missing"))
             continue
         manifests.append(manifest)
+        await_all(folder)
         for name, told in _files(paths, folder, manifest.outputs):
             problems.append(_problem(paths, k, place, manifest, folder / name, told))
         for name, there in other_inputs(history, manifest):
@@ -104,7 +108,7 @@ def _files(paths: RunPaths, folder: Path, outputs: dict[str, FileRecord]) -> Ite
             yield name, "a symbolic link" if link == path else f"behind a symbolic link, {paths.relative(link)}"
             continue
         if not path.is_file():
-            yield name, "missing"
+            yield name, "missing: its process ended while it was written" if aside(path).exists() else "missing"
             continue
         size = path.stat().st_size
         if (digest := file_digest(path)) == record.digest:
@@ -118,6 +122,7 @@ def _files(paths: RunPaths, folder: Path, outputs: dict[str, FileRecord]) -> Ite
         else:
             yield name, "damaged: its content is not what the manifest says"
     known = {MANIFEST, PRUNED, aside(Path(PRUNED)).name, *outputs}
+    known |= {aside(Path(name)).as_posix() for name in outputs}
     known |= {above.as_posix() for name in outputs for above in PurePosixPath(name).parents}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()

@@ -12,12 +12,15 @@ from stages.contract.manifest import Manifest
 from stages.contract.paths import MANIFEST, RunPaths
 
 
-def commit(paths: RunPaths, k: int, place: str, manifest: Manifest) -> None:
+def commit(paths: RunPaths, k: int, place: str, manifest: Manifest) -> Path | None:
     """Syncs the partial folder, writes the manifest last, and renames the folder into place.
 
     The parts that it was made of, which are needed no more once it is whole, are removed before it is in place.
     What was in place moves to `superseded/` first, and back where an error comes in between. A kill between the two
     renames leaves the place empty and the new output, whole, beside it: `finish` completes that.
+
+    Returns:
+        Where that is now; None where the place was empty.
     """
     partial, target = paths.partial(k, place), paths.stage(k, place)
     for path in [*partial.rglob("*"), partial]:
@@ -38,6 +41,7 @@ def commit(paths: RunPaths, k: int, place: str, manifest: Manifest) -> None:
         raise
     for folder in (target.parent, paths.iterations, paths.root):
         sync(folder)
+    return old if old.exists() else None
 
 
 def _free(paths: RunPaths, k: int, place: str) -> Path:
@@ -52,8 +56,11 @@ def finish(iterations: Path) -> None:
     """Puts in place what a killed process had made whole, where nothing is; to be called by the run's one writer.
 
     A partial folder with a manifest is whole, since the manifest is written last, and by a rename. One whose place is
-    taken is an attempt that was given up, and removed.
+    taken is an attempt that was given up, and removed, like files that were still being written into a folder in place.
     """
+    for growing in iterations.glob("[0-9]*/[!.]*/.*.partial"):
+        if growing.is_file() and not any(path.is_symlink() for path in (growing.parent, growing.parent.parent)):
+            growing.unlink()
     for partial in sorted(iterations.glob("*/.*.partial")):
         target = partial.with_name(partial.name.removeprefix(".").removesuffix(".partial"))
         if target.exists():

@@ -1,6 +1,7 @@
 """The one way in which a stage's output comes into being: grow aside, sync, manifest, rename."""
 
 import platform
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -12,10 +13,11 @@ from typing import Any
 import polars as pl
 
 from stages.contract import tables
+from stages.contract.background import Background, Content, Growing, await_all, write_all
 from stages.contract.columns import Table
-from stages.contract.commit import commit, discard
+from stages.contract.commit import aside, commit, discard
 from stages.contract.config import config_digest
-from stages.contract.digest import file_digest, names_digest
+from stages.contract.digest import file_digest, names_digest, parts_digest
 from stages.contract.errors import ArtifactError
 from stages.contract.manifest import FileRecord, Manifest, code_version, package_versions, read_manifest
 from stages.contract.paths import RunPaths
@@ -36,6 +38,8 @@ class Job:
     device: str = "cpu"
     threads: int | None = None
     """Threads of torch, on which the last bits of results may depend."""
+    background: Background | None = None
+    """Where the process that runs the stage has large files written while it goes on; None writes all at once."""
 
 
 @dataclass
@@ -51,6 +55,8 @@ class Workspace:
     timings: dict[str, float] = field(default_factory=dict)
     _inputs: dict[str, FileRecord] = field(default_factory=dict)
     _rows: dict[str, int] = field(default_factory=dict)
+    _background: Background | None = None
+    _growing: dict[str, tuple[Growing, FileRecord]] = field(default_factory=dict)
 
     def read(self, path: Path, table: Table) -> pl.DataFrame:
         """Reads an input table, once its bytes are known to be those its maker wrote."""
@@ -66,6 +72,8 @@ class Workspace:
         Raises:
             ArtifactError: the file is missing, or a file of this run is not as its maker's manifest says.
         """
+        if not path.is_file():
+            self._await(path)
         if not path.is_file():
             raise ArtifactError(f"{path}: missing{self._never_made(path) or self._remedy(path)}")
         record = FileRecord(digest=file_digest(path), size=path.stat().st_size)
@@ -119,6 +127,14 @@ class Workspace:
         tables.write(self.folder / name, frame, table)
         self._rows[name] = frame.height
 
+    def write_later(self, name: str, content: Content) -> None:
+        """Has a large output file written when the stage is done, while the process goes on.
+
+        Its room on the disk is taken now. Without a background it is written before the stage is done.
+        """
+        growing = Growing(self.folder / name, content)
+        self._growing[name] = growing, FileRecord(digest=parts_digest(content.parts()), size=content.size)
+
     def drop(self, reason: str, count: int = 1) -> None:
         """Counts rows that are left out; a count of 0 leaves no trace."""
         if count:
@@ -138,13 +154,26 @@ class Workspace:
         return dict(sorted(self._inputs.items()))
 
     def outputs(self) -> dict[str, FileRecord]:
-        """What was written so far."""
-        files = sorted(path for path in self.folder.rglob("*") if path.is_file())
+        """What was written so far, or is to be."""
+        coming = {aside(self.folder / name) for name in self._growing}
+        files = sorted(path for path in self.folder.rglob("*") if path.is_file() and path not in coming)
         names = {path.relative_to(self.folder).as_posix(): path for path in files}
-        return {
+        written = {
             name: FileRecord(digest=file_digest(path), size=path.stat().st_size, rows=self._rows.get(name))
             for name, path in names.items()
         }
+        return dict(sorted((written | {name: record for name, (_, record) in self._growing.items()}).items()))
+
+    def growing(self) -> list[Growing]:
+        """The files that are still to be written."""
+        return [growing for growing, _ in self._growing.values()]
+
+    def _await(self, path: Path) -> None:
+        """Waits for a file that may be being written, by this process or another."""
+        if self._background is not None:
+            self._background.wait()
+        elif (made_by := self.paths.stage_of(path)) is not None:
+            await_all(made_by)
 
     def _never_made(self, path: Path) -> str | None:
         """What to say of a missing file that its maker's manifest does not name."""
@@ -178,7 +207,7 @@ def open_stage(job: Job, stage: str, place: str, config: dict[str, Any]) -> Iter
 
     A block that fails leaves no trace, also where the disk is full (`StorageError`); one that is killed leaves a
     partial folder that counts for nothing and is removed by the next attempt. An output that was in place moves to
-    `superseded/`.
+    `superseded/`, unless it lacked a file and is made again to the same bytes.
 
     Args:
         job: run, iteration and seed.
@@ -195,11 +224,13 @@ def _open_stage(job: Job, stage: str, place: str, config: dict[str, Any]) -> Ite
     for folder in (paths.root, paths.iterations, paths.iteration(k), paths.root / "superseded"):
         if folder.is_symlink():
             raise ArtifactError(f"{folder}: a symbolic link; nothing is written through one: move the folder here")
+    if job.background is not None:
+        job.background.check()
     partial = paths.partial(k, place)
     if partial.exists():
         discard(partial)
     partial.mkdir(parents=True)
-    workspace = Workspace(paths, partial)
+    workspace = Workspace(paths, partial, _background=job.background)
     started, clock = datetime.now(UTC), time.perf_counter()
     try:
         yield workspace
@@ -224,10 +255,38 @@ def _open_stage(job: Job, stage: str, place: str, config: dict[str, Any]) -> Ite
             device=job.device,
             threads=job.threads,
         )
-        commit(paths, k, place, manifest)
+        growing = workspace.growing()
+        if job.background is None:
+            write_all(partial, growing)
+        elif growing:
+            job.background.wait()
+        replaced = commit(paths, k, place, manifest)
     except BaseException:
+        for file in workspace.growing():
+            file.close()
         with suppress(OSError):
             discard(partial)
         with suppress(OSError):  # another stage of the iteration is there, or nothing is
             partial.parent.rmdir()
         raise
+    if job.background is not None and growing:
+        names = " and ".join(file.name for file in growing)
+        job.background.write(f"writing {names} of iteration {k}", paths.stage(k, place), growing)
+    if replaced is not None and _is_remnant(replaced, manifest):
+        shutil.rmtree(replaced)
+        with suppress(OSError):  # other outputs of the iteration were replaced too
+            replaced.parent.rmdir()
+            replaced.parent.parent.rmdir()
+
+
+def _is_remnant(folder: Path, manifest: Manifest) -> bool:
+    """Whether a replaced output had lost a file, and what is left of it is in the new one too, by the same digests."""
+    try:
+        former = read_manifest(folder)
+    except ArtifactError:
+        return False
+    if former is None:
+        return False
+    left = {name: record for name, record in former.outputs.items() if (folder / name).is_file()}
+    lost = former.outputs.keys() - left.keys() - pruned(folder)
+    return bool(lost) and left.items() <= manifest.outputs.items()

@@ -87,7 +87,7 @@ class Optimizer:
         return out
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Takes up a state that `state` gave.
+        """Takes up a state that `state` gave, and changes it from then on.
 
         Raises:
             ArtifactError: the state belongs to other parameters.
@@ -102,4 +102,4 @@ class Optimizer:
                 value = state[f"{key}.{name}"]
                 if key != "step" and value.shape != parameter.shape:
                     raise ArtifactError(f"the optimizer state of {name} has shape {tuple(value.shape)}")
-                self._adamw.state[parameter][key] = value.to(parameter.device, copy=True)
+                self._adamw.state[parameter][key] = value.to(parameter.device)

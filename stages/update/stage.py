@@ -16,7 +16,7 @@ from stages.contract.errors import ConfigError, DivergenceError
 from stages.contract.metrics import Meter
 from stages.contract.policy import take_policy
 from stages.contract.seeds import derive
-from stages.contract.weights import read_tensors, write_tensors
+from stages.contract.weights import Serialised, read_tensors, write_tensors
 from stages.contract.workspace import Job, Workspace, open_stage
 from stages.model.adapter import add_adapter, check_adapter, is_adapted
 from stages.model.config import CriticConfig, OptimizerConfig
@@ -70,10 +70,10 @@ def run(job: Job, config: UpdateConfig, critic: CriticConfig | None = None) -> N
             parent = paths.policy(k - 1)
             base = Path(os.path.relpath(paths.policy(0), paths.policy(k)))
             save_policy(model, desk.folder / "policy", parent, base)
-            write_tensors(desk.folder / OPTIMIZER, trained.optimizer.state())
+            desk.write_later(OPTIMIZER, Serialised(trained.optimizer.state()))
             if trainee is not None:
                 save_critic(trainee.model, desk.folder / "critic")
-                write_tensors(desk.folder / CRITIC_OPTIMIZER, trainee.optimizer.state())
+                desk.write_later(CRITIC_OPTIMIZER, Serialised(trainee.optimizer.state()))
             if config.average is not None:
                 _save_average(job, desk, model, config.average.decay)
             if config.kl.adaptive is not None:

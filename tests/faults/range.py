@@ -56,17 +56,19 @@ def state(paths: RunPaths) -> State:
     return there | {f"{name} as made": digest for name, digest in digests(paths).items()}
 
 
-def check_whole(paths: RunPaths) -> None:
-    """Nothing that counts is damaged."""
+def check_whole(paths: RunPaths, besides: tuple[str, ...] = ()) -> None:
+    """Nothing that counts is damaged, but for files of these names."""
     from flows.verify import verify
 
-    problems = verify(paths).problems
+    problems = [problem for problem in verify(paths).problems if Path(problem.file).name not in besides]
     assert not problems, problems[0]
 
 
 def check_left(paths: RunPaths, expected: State) -> None:
-    """What a kill left in place is whole, and equal to the unbroken run's."""
-    check_whole(paths)
+    """What a kill left in place is whole, and equal to the unbroken run's; an optimizer state may be missing yet."""
+    from flows.retain import OPTIMIZERS
+
+    check_whole(paths, OPTIMIZERS)
     left = {f"{name} as made": digest for name, digest in digests(paths).items()}
     assert left.items() <= expected.items(), sorted(left.items() - expected.items())[0]
 
@@ -149,7 +151,7 @@ class Range:
 
         def told() -> None:
             with (self.folder / "trace").open("w") as file:
-                work(set_traps(root, None, 0, lambda place, size: print(place, size, sep="\t", file=file)))
+                work(set_traps(root, None, 0, lambda place, size: file.write(f"{place}\t{size}\n")))
 
         self.must(told)
         places: dict[str, int] = {}

@@ -47,6 +47,7 @@ def set_traps(root: Path, at: str | int | None, limit: int, tell: Tell) -> Calla
     """
     seen: Counter[str] = Counter()
     stage, reached = "", 0
+    signal.signal(signal.SIGXFSZ, signal.SIG_DFL)  # Python ignores it
 
     def reach(kind: str, where: str, size: int = 0) -> bool:
         nonlocal stage, reached
@@ -140,7 +141,6 @@ def _on_writes(reach: Callable[..., bool], inside: Callable[[Any], str | None], 
                 return original(*arguments, **options)
             if armed := reach("write", where):
                 resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-                signal.signal(signal.SIGXFSZ, signal.SIG_DFL)  # Python ignores it
                 resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
             out = original(*arguments, **options)
             assert not armed, f"{where} was written in spite of a limit of {limit} bytes"
@@ -152,8 +152,11 @@ def _on_writes(reach: Callable[..., bool], inside: Callable[[Any], str | None], 
     import pyarrow.parquet
     import transformers.modeling_utils
 
+    import stages.contract.background
     import stages.contract.weights
 
+    background = stages.contract.background
+    background.pour = writing(background.pour, lambda path, *_: path)
     pyarrow.parquet.write_table = writing(pyarrow.parquet.write_table, lambda table, where, **_: where)
     for module, name in ((stages.contract.weights, "save_file"), (transformers.modeling_utils, "safe_save_file")):
         setattr(module, name, writing(getattr(module, name), lambda tensors, filename, *_, **__: filename))
