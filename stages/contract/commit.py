@@ -20,7 +20,7 @@ def commit(paths: RunPaths, k: int, place: str, manifest: Manifest) -> Path | No
     renames leaves the place empty and the new output, whole, beside it: `finish` completes that.
 
     Returns:
-        Where that is now; None where the place was empty.
+        Where what was in place is now; None where the place was empty.
     """
     partial, target = paths.partial(k, place), paths.stage(k, place)
     for path in [*partial.rglob("*"), partial]:
@@ -58,9 +58,6 @@ def finish(iterations: Path) -> None:
     A partial folder with a manifest is whole, since the manifest is written last, and by a rename. One whose place is
     taken is an attempt that was given up, and removed, like files that were still being written into a folder in place.
     """
-    for growing in iterations.glob("[0-9]*/[!.]*/.*.partial"):
-        if growing.is_file() and not any(path.is_symlink() for path in (growing.parent, growing.parent.parent)):
-            growing.unlink()
     for partial in sorted(iterations.glob("*/.*.partial")):
         target = partial.with_name(partial.name.removeprefix(".").removesuffix(".partial"))
         if target.exists():
@@ -69,6 +66,9 @@ def finish(iterations: Path) -> None:
             _remove(target.with_name(f".{target.name}.parts"))
             partial.rename(target)
             sync(target.parent)
+    for growing in iterations.glob("[0-9]*/[!.]*/.*.partial"):
+        if growing.is_file() and not any(path.is_symlink() for path in (growing.parent, growing.parent.parent)):
+            growing.unlink()
 
 
 def _remove(folder: Path) -> None:
