@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from flows.commands import (
+    data,
     history,
     integrity,
     nights,
@@ -21,6 +22,7 @@ from stages.contract.errors import GrpoError
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False, help=__doc__)
 for part in (
     training,
+    data,
     serving,
     history,
     space,

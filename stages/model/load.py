@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from stages.contract.errors import ModelError
@@ -97,6 +97,16 @@ def context_length(model: PreTrainedModel) -> int:
     """Tokens that the model can see."""
     config: Any = model.config.get_text_config()
     return int(config.max_position_embeddings)
+
+
+def folder_context(folder: Path) -> int | None:
+    """The same of a model's folder, by its configuration alone; None where that does not say it."""
+    try:
+        config: Any = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"{folder}: config.json cannot be used: {' '.join(str(error).split())[:500]}") from error
+    length = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return None if length is None else int(length)
 
 
 def vocabulary(model: PreTrainedModel) -> int:

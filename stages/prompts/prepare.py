@@ -76,16 +76,16 @@ def _contradictions(prompts: pl.DataFrame) -> Iterator[str]:
     torn = answers.filter(pl.col("answer").list.len() > 1)
     for prompt_id, found in torn.head(1).iter_rows():
         yield (
-            f"{torn.height} prompts come again with another answer, and the first one counts: {prompt_id} has "
-            f"{found[0]!r:.40}, then {found[1]!r:.40}"
+            f"prompts that come again with another answer, of which the first counts: {torn.height}, e.g. {prompt_id} "
+            f"with {found[0]!r:.40}, then {found[1]!r:.40}"
         )
 
 
 def _close(close: pl.DataFrame) -> Iterator[str]:
     for row in close.head(1).iter_rows(named=True):
         yield (
-            f"{close.height} training prompts are held out too but for case and white space: {row['prompt_id']}, "
-            f"{row['messages'][-1]['content']!r:.60}; prompts.near_duplicates: drop leaves them out"
+            f"training prompts that are held out too but for case and white space: {close.height}, e.g. "
+            f"{row['prompt_id']} {row['messages'][-1]['content']!r:.60}; prompts.near_duplicates: drop leaves them out"
         )
 
 

@@ -1,0 +1,79 @@
+"""What a configuration's prompts are, before a run and without Prefect."""
+
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from flows.config import RunConfig
+from stages.prompts.look import as_seen, groups, histogram, samples, token_lengths
+from stages.prompts.prepare import prepare
+from stages.sample.plan import plan
+from stages.score.reward_config import reward_name
+from stages.warmstart.config import FolderModel
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+MEASURED = 20_000
+"""Prompts whose tokens are counted at most."""
+
+
+def look_at(config: RunConfig, shown: int) -> dict[str, Any]:
+    """Counts by source, task and level, lengths, what was left out and why, what will be drawn, and some prompts.
+
+    Args:
+        config: of a run that need not exist.
+        shown: prompts to show.
+
+    Raises:
+        DataError: a source cannot be used.
+    """
+    prepared = prepare(config.prompts)
+    both = pl.concat([prepared.train, prepared.heldout])
+    tokenizer, context, problem = _tokenizer(config)
+    limit = config.sample.max_prompt_tokens
+    if context is not None:
+        limit = min(limit, context - config.sample.sampling.max_tokens)
+    lengths = None if tokenizer is None else token_lengths(both, tokenizer, MEASURED)
+    rows = groups(prepared, lengths, limit)
+    drawing = plan(prepared.train, config.sample, config.iterations)
+    judged = {row["task"]: _rewards(config, row["task"]) for row in rows}
+    unjudged = [f"no reward judges the task {task!r}" for task, names in judged.items() if not names]
+    counts = [] if lengths is None else lengths["tokens"].to_list()
+    return {
+        "prompts": {"read": prepared.read.height, "train": prepared.train.height, "heldout": prepared.heldout.height},
+        "groups": [row | {"rewards": judged[row["task"]]} for row in rows],
+        "dropped": {reason: count for reason, count in prepared.dropped.items() if count},
+        "warnings": [*prepared.warnings, *unjudged, *drawing.pop("problems"), *([problem] if problem else [])],
+        "tokens": {
+            "measured": len(counts),
+            "limit": limit,
+            "least": min(counts, default=None),
+            "most": max(counts, default=None),
+            "histogram": histogram(counts),
+        },
+        "iterations": config.iterations,
+        "an_iteration": config.sample.prompts,
+        "group_size": config.sample.group_size,
+        "curriculum": curriculum.model_dump() if (curriculum := config.sample.curriculum) else None,
+        "drawing": drawing,
+        "samples": list(as_seen(samples(prepared.train, shown), tokenizer)),
+    }
+
+
+def _tokenizer(config: RunConfig) -> "tuple[PreTrainedTokenizerBase | None, int | None, str | None]":
+    """The starting policy's tokenizer, the tokens of its context, and why there are none."""
+    model = config.warmstart.model
+    if not isinstance(model, FolderModel):
+        from stages.warmstart.new_model import character_tokenizer
+
+        return character_tokenizer(model.characters), model.context_length, None
+    if not model.path.is_dir():
+        return None, None, f"lengths and chat template are not known: no model at {model.path}"
+    from stages.model.load import folder_context, load_tokenizer
+
+    return load_tokenizer(model.path), folder_context(model.path), None
+
+
+def _rewards(config: RunConfig, task: str) -> list[str]:
+    return [reward_name(reward) for reward in config.score.rewards if reward.judges(task)]
