@@ -196,8 +196,13 @@ def _maker(entry: dict[str, Any]) -> str:
         parts.append(f"shared with {entry['shared_with']}")
     parts += [f"with {name}={value}" for name, value in entry["overrides"].items()]
     if entry["source"] and not entry["inputs"]:
-        parts.append("from " + ", ".join(f"{name} {value}" for name, value in entry["source"].items()))
+        parts.append("from " + ", ".join(f"{name} {_brief(value)}" for name, value in entry["source"].items()))
     return " · ".join(parts)
+
+
+def _brief(value: Any) -> str:
+    """A setting; of a list only how long it is."""
+    return f"({len(value)})" if isinstance(value, list) else str(value)
 
 
 def _inputs(entry: dict[str, Any]) -> list[str]:

@@ -55,11 +55,9 @@ def choose(
     left: dict[str, list[int]] = {}
     for s, rows in _rows_by_source(prompts, weights).items():
         taken = [counts[j][s] - counts[j - 1][s] for j in range(max(since, 1), k + 1)]
-        if rank is None:
-            order = in_passes(rows, taken, seed, since, k, s)
-        else:
-            random = np.random.default_rng(derive(seed, "curriculum", s, k))
-            order = [int(row) for row in rank(rows, taken[-1], random)]
+        random = np.random.default_rng(derive(seed, "curriculum", s, k))
+        ranked = rank(rows, taken[-1], random) if rank else None
+        order = in_passes(rows, taken, seed, since, k, s) if ranked is None else [int(row) for row in ranked]
         if taken[-1] > len(order):
             of, lower = (f" of {s!r}", f" or sample.weights.{s}") if s else ("", "")
             raise ConfigError(

@@ -13,8 +13,9 @@ from stages.contract.errors import ConfigError
 from stages.sample.config import LevelsCurriculum, SampleConfig, SuccessCurriculum
 from stages.sample.portions import Rows
 
-Rank = Callable[[Rows, int, np.random.Generator], Rows]
-"""Rows of a source, how many an iteration takes, randomness → those that may be taken, these first."""
+Rank = Callable[[Rows, int, np.random.Generator], Rows | None]
+"""Rows of a source, how many an iteration takes, randomness → those that may be taken, these first. None where the
+curriculum says nothing of such rows."""
 _NO_SCORES = pl.DataFrame(schema={"prompt_id": pl.String, "reward_": pl.Float64})
 
 
@@ -118,9 +119,11 @@ def _by_level(
     opened = open_level(there, curriculum, k, _before(prompts, curriculum, scores.get(k - 1)))
     notes["curriculum"] = {"level": opened}
 
-    def rank(rows: Rows, count: int, random: np.random.Generator) -> Rows:
+    def rank(rows: Rows, count: int, random: np.random.Generator) -> Rows | None:
         mine = levels_N[rows]
-        top = max((x for x in mine if 0 <= x <= opened), default=min((x for x in mine if x >= 0), default=-1))
+        if (mine < 0).all():
+            return None
+        top = max((x for x in mine if 0 <= x <= opened), default=min(x for x in mine if x >= 0))
         newest, lower = random.permutation(rows[mine == top]), random.permutation(rows[mine < top])
         of_newest = min(count - min(int(curriculum.rehearsal * count), lower.size), newest.size)
         of_lower = count - of_newest
