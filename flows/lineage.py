@@ -102,7 +102,7 @@ def _stage(paths: RunPaths, fork: Fork | None, folder: Path, manifest: Manifest,
                 "name": name,
                 "digest": record.digest,
                 "maker": maker.relative_to(paths.root).as_posix() if maker else None,
-                "lost": maker is None and made_by(name) is not None,
+                "lost": maker is None and _inside(name),
             }
             for name, record in manifest.inputs.items()
             for maker in [_maker(paths, name, record.digest, read)]
@@ -115,18 +115,22 @@ def _makers(paths: RunPaths, manifest: Manifest, read: Read) -> list[tuple[Path,
     return [(folder, made) for folder in folders if folder is not None and (made := read(folder)) is not None]
 
 
+def _inside(name: str) -> bool:
+    """Whether a stage of the run made the file: what is in place, or what a rerun replaced."""
+    return name.startswith("superseded/") or made_by(name) is not None
+
+
 def _maker(paths: RunPaths, name: str, digest: str, read: Read) -> Path | None:
     """The folder whose manifest says that it holds just this input: the one in place, or a superseded one."""
-    made = made_by(name)
-    if made is None:
+    if not _inside(name):
         return None
-    k, place = made
-    inside = name.split("/", 3)[3]
-    for folder in (paths.stage(k, place), *sorted(paths.superseded(k, place, 1).parent.glob(f"{place}.*"))):
+    _, k, place, inside = name.split("/", 3)
+    named, stage = paths.root / Path(name).parents[inside.count("/")], place.split(".")[0]
+    for folder in (named, *sorted(paths.superseded(int(k), stage, 1).parent.glob(f"{stage}.*"))):
         try:
             manifest = read(folder)
         except ArtifactError:
-            if folder == paths.stage(k, place):
+            if folder == named:
                 raise
             continue  # one damaged superseded output is none, and hides no other
         if manifest is not None and inside in manifest.outputs and manifest.outputs[inside].digest == digest:

@@ -17,8 +17,17 @@ from stages.contract.workspace import Job, Workspace
 from stages.sample.config import SampleConfig, TransformersEngine
 from stages.sample.engine import Engine
 
+SCORES = "scores.parquet"
 
-def perform(root: Path, stage: str, k: int, overrides: dict[str, Any], hardware: dict[str, Any] | None = None) -> None:
+
+def perform(
+    root: Path,
+    stage: str,
+    k: int,
+    overrides: dict[str, Any],
+    hardware: dict[str, Any] | None = None,
+    former: str | None = None,
+) -> None:
     """Runs a stage, whether or not its output is current.
 
     Args:
@@ -27,6 +36,7 @@ def perform(root: Path, stage: str, k: int, overrides: dict[str, Any], hardware:
         k: the iteration.
         overrides: dotted names and values by which this stage departs from the run's configuration.
         hardware: the machine; None takes that of the run's configuration.
+        former: of `score`, the table of scores, by its name in the run, of which only what failed is judged again.
     """
     paths, latest = open_run(root.parent, root.name)
     history = History(paths)
@@ -38,14 +48,14 @@ def perform(root: Path, stage: str, k: int, overrides: dict[str, Any], hardware:
     device, threads = _prepare(config.hardware if hardware is None else HardwareConfig.model_validate(hardware))
     job = Job(paths, k, config.seed, own, progress.reporter(stage, k), device, threads, background_of(paths))
     with secrets_of(config.score.rewards if stage in _JUDGING else ()):
-        _run(job, stage, config)
+        _run(job, stage, config, paths.root / former if former else None)
 
 
 _JUDGING = ("sample", "score", "evaluate")
 _DECIDED_BY = {"evaluate": ("sample", "score"), "score": ("critic",), "update": ("critic",)}
 
 
-def _run(job: Job, stage: str, config: RunConfig) -> None:
+def _run(job: Job, stage: str, config: RunConfig, former: Path | None) -> None:
     match stage:
         case "prompts":
             import stages.prompts.added
@@ -70,7 +80,7 @@ def _run(job: Job, stage: str, config: RunConfig) -> None:
         case "score":
             import stages.score.stage
 
-            stages.score.stage.run(job, config.score, config.critic.start if config.critic else None)
+            stages.score.stage.run(job, config.score, config.critic.start if config.critic else None, former)
         case "advantage":
             import stages.advantage.stage
 

@@ -11,7 +11,7 @@ import polars as pl
 from flows.branch import clear_left, link
 from flows.config import RunConfig
 from flows.perform import perform
-from flows.resume import made_by, place_of, stages_of, state_of
+from flows.resume import place_of, stages_of, state_of
 from flows.runs import History
 from stages.contract.background import await_all
 from stages.contract.difference import table_difference, tensors_difference
@@ -59,7 +59,7 @@ def _replayed(paths: RunPaths, old: Manifest, hardware: dict[str, Any]) -> dict[
     await_all(paths.stage(k, place))
     with _scratch(paths, old) as scratch:
         try:
-            perform(scratch.root, old.stage, k, old.overrides, _hardware(old) | hardware)
+            perform(scratch.root, old.stage, k, old.overrides, _hardware(old) | hardware, _former(old))
         except ArtifactError as error:
             why = str(error).replace(str(scratch.root), str(paths.root))
             raise ArtifactError(f"{old.stage} of iteration {k} cannot be replayed: {why}") from error
@@ -76,6 +76,11 @@ def _replayed(paths: RunPaths, old: Manifest, hardware: dict[str, Any]) -> dict[
         "outputs": outputs,
         "circumstances": circumstances(old, new),
     }
+
+
+def _former(manifest: Manifest) -> str | None:
+    """The table of scores of which only what had failed was judged again; None where all was judged."""
+    return next((name for name in manifest.inputs if name.startswith("superseded/")), None)
 
 
 def circumstances(old: Manifest, new: Manifest) -> dict[str, tuple[Any, Any]]:
@@ -100,7 +105,7 @@ def _scratch(paths: RunPaths, manifest: Manifest) -> Iterator[RunPaths]:
     with tempfile.TemporaryDirectory(prefix=".replay-", dir=paths.root.parent) as folder, folder_lock(Path(folder)):
         scratch = RunPaths(Path(folder) / paths.root.name)
         inside = [name for name in manifest.inputs if not Path(name).is_absolute()]
-        makers = {"/".join(name.split("/")[:3]) for name in inside if made_by(name) is not None}
+        makers = {"/".join(name.split("/")[:3]) for name in inside if len(name.split("/")) > 3}
         notes = [f"{maker}/{note}" for maker in makers for note in (MANIFEST, PRUNED)]
         configs = [path.name for path in paths.root.glob("run*.yaml")]
         for maker in makers:

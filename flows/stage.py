@@ -35,6 +35,7 @@ def stage(
     overrides: StageOverrides = None,
     through: Annotated[int, Field(ge=0)] | None = None,
     artifacts: str = str(ARTIFACTS),
+    only_failed: bool = False,
 ) -> State[None]:
     """Runs one stage of one iteration again; what it replaces moves to the run's folder `superseded`.
 
@@ -47,9 +48,16 @@ def stage(
             as the run has it. From code, dotted names do too, e.g. {"advantage.scale": "none"}.
         through: Also make what of it follows, up to the end of this iteration; empty runs the stage alone.
         artifacts: Folder of all runs.
+        only_failed: Of the stage score, judge again only what failed, and keep the other verdicts; fields that it was
+            last made with are kept too.
     """
     paths, config = open_run(Path(artifacts), run)
     settings = overrides or {}
+    if only_failed:
+        if stage != "score":
+            raise ConfigError(f"only_failed is for the stage score, not for {stage}")
+        made = History(paths).manifest(iteration, stage)
+        settings = (made.overrides if made else {}) | settings
     if stage not in (*stages_of(History(paths), config, iteration), "evaluate"):
         raise ConfigError(f"{stage} is not a stage of iteration {iteration}")
     last = History(paths).last()
@@ -59,7 +67,8 @@ def stage(
         )
     with held(paths, progress.say), published(paths, config):
         force = force and not (flow_run.run_count > 1 and _made_with(History(paths), iteration, stage, settings))
-        run_stage(str(paths.root), stage, iteration, force, settings, return_state=True).result()
+        done = run_stage(str(paths.root), stage, iteration, force, settings, None, only_failed, return_state=True)
+        done.result()
         for k, following in after(History(paths), config, iteration, stage, through) if through is not None else ():
             make(paths, config, k, cast(StageName, following))
     told = stale(examine(History(paths), config, last))

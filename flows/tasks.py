@@ -10,7 +10,7 @@ from prefect.states import Completed
 
 from flows import progress
 from flows.failing import in_one_sentence
-from flows.perform import perform
+from flows.perform import SCORES, perform
 from flows.publish import task_name
 from flows.resume import state_of
 from flows.runs import History, open_run
@@ -32,6 +32,7 @@ def run_stage(
     force: bool = False,
     overrides: dict[str, Any] | None = None,
     hardware: dict[str, Any] | None = None,
+    only_failed: bool = False,
 ) -> State[None]:
     """Runs a stage, or leaves it alone where its output is current.
 
@@ -42,6 +43,7 @@ def run_stage(
         force: Run it even if its output is current.
         overrides: Dotted names of configuration fields and their values, for this stage of this iteration alone.
         hardware: The machine; empty takes the run's configuration.
+        only_failed: Of `score`, judge again only what failed.
     """
     root = Path(run)
     paths, config = open_run(root.parent, root.name)
@@ -50,7 +52,8 @@ def run_stage(
         return Completed(name="Reused", message=state.reason or "its output is current")
     if overrides is None:
         overrides = state.manifest.overrides if state.manifest and not force else {}
-    perform(root, stage, iteration, overrides, hardware)
+    former = paths.relative(paths.stage(iteration, stage) / SCORES) if only_failed else None
+    perform(root, stage, iteration, overrides, hardware, former)
     again = state.reason if state.status == "stale" else "it was asked for"
     told = "done for the first time" if state.status == "missing" else f"done again: {again}"
     progress.stage_done(paths, stage, iteration, told)

@@ -106,6 +106,9 @@ def stage(
     set_: Set = None,
     cascade: Annotated[bool, typer.Option("--cascade", help="Also makes what follows in that iteration.")] = False,
     through: Annotated[int | None, typer.Option(help="Also makes what follows, up to this iteration.")] = None,
+    only_failed: Annotated[
+        bool, typer.Option("--only-failed", help="Of score: judges again only what failed, keeps the other verdicts.")
+    ] = False,
     artifacts: Artifacts = ARTIFACTS,
 ) -> None:
     """Runs one stage of one iteration again, and says what that made stale."""
@@ -128,13 +131,17 @@ def stage(
         with Display(console, config.iterations) as display, progress.watching(display):
             wait_for_server()
             to = iteration if cascade and through is None else through
-            flow(cast(StageName, name), run, iteration, True, overrides, to, str(artifacts))
+            flow(cast(StageName, name), run, iteration, True, overrides, to, str(artifacts), only_failed)
     from flows.needs import removed_for_stale
     from flows.reading import status as read
+    from flows.runs import History
 
     entries = read(paths, config)
     done = entries[iteration]["stages"][name]
     console.print(f"{name} of iteration {iteration}: {done['status']}, {done['rows']} rows, {done['seconds']} s")
+    if only_failed and (made := History(paths).manifest(iteration, name)):
+        again, left = sum(made.notes["judged_again"].values()), made.metrics["failed"]
+        console.print(f"{again} verdicts were asked for again, {left:.0f} rows have no reward")
     if not list_stale(entries):
         console.print("nothing is stale")
     elif gone := removed_for_stale(paths, config):

@@ -27,7 +27,7 @@ def commit(paths: RunPaths, k: int, place: str, manifest: Manifest) -> Path | No
         sync(path)
     write_text(partial / MANIFEST, manifest.model_dump_json(indent=1))
     _remove(paths.parts(k, place))
-    old = _free(paths, k, place)
+    old = next_superseded(paths, k, place)
     try:
         if target.exists():
             old.parent.mkdir(parents=True, exist_ok=True)
@@ -44,8 +44,8 @@ def commit(paths: RunPaths, k: int, place: str, manifest: Manifest) -> Path | No
     return old if old.exists() else None
 
 
-def _free(paths: RunPaths, k: int, place: str) -> Path:
-    """The next place for what a rerun replaces."""
+def next_superseded(paths: RunPaths, k: int, place: str) -> Path:
+    """Where the next rerun will move what it replaces."""
     n = 1
     while (folder := paths.superseded(k, place, n)).exists():
         n += 1

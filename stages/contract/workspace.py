@@ -15,7 +15,7 @@ import polars as pl
 from stages.contract import tables
 from stages.contract.background import Background, Content, Growing, await_all, write_all
 from stages.contract.columns import Table
-from stages.contract.commit import aside, commit, discard
+from stages.contract.commit import aside, commit, discard, next_superseded
 from stages.contract.config import config_digest
 from stages.contract.digest import file_digest, names_digest, parts_digest
 from stages.contract.errors import ArtifactError
@@ -62,7 +62,7 @@ class Workspace:
         """Reads an input table, once its bytes are known to be those its maker wrote."""
         self.take(path)
         frame = tables.read(path, table)
-        name = self.paths.relative(path)
+        name = self._name(path)
         self._inputs[name] = self._inputs[name].model_copy(update={"rows": frame.height})
         return frame
 
@@ -83,7 +83,7 @@ class Workspace:
             known = manifest.outputs.get(path.relative_to(made_by).as_posix()) if manifest else None
             if known is None or known.digest != record.digest:
                 raise ArtifactError(f"{path}: its content is not what its manifest says{self._remedy(path)}")
-        self._inputs[self.paths.relative(path)] = record
+        self._inputs[self._name(path)] = record
         return path
 
     def take_folder(self, folder: Path) -> str:
@@ -174,6 +174,13 @@ class Workspace:
             self._background.wait()
         elif (made_by := self.paths.stage_of(path)) is not None:
             await_all(made_by)
+
+    def _name(self, path: Path) -> str:
+        """The manifest's name for a file; the stage's own former output has the one that it has once it is replaced."""
+        place = self.folder.with_name(self.folder.name.removeprefix(".").removesuffix(".partial"))
+        if path.is_relative_to(place):
+            path = next_superseded(self.paths, int(place.parent.name), place.name) / path.relative_to(place)
+        return self.paths.relative(path)
 
     def _never_made(self, path: Path) -> str | None:
         """What to say of a missing file that its maker's manifest does not name."""

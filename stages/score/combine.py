@@ -8,8 +8,8 @@ from stages.score.mark import Mark
 def weighted(marks: Mapping[str, Sequence[Mark]], weights: Mapping[str, float]) -> list[float | None]:
     """The weighted sum of each row's rewards.
 
-    A reward of status `null` does not take part; a row of which a reward with a weight failed (`timeout`, `error`), or
-    of which none took part, has no reward: it is never silently 0.
+    A reward of status `null` does not take part; a row of which a reward with a weight has no value, since it failed
+    (`timeout`, `error`), or of which none took part, has no reward: it is never silently 0.
     """
     rows = zip(*(marks[name] for name in weights), strict=True)
     return [_row(row, list(weights.values())) for row in rows]

@@ -35,6 +35,11 @@ class RewardConfig(Config):
     tasks: tuple[str, ...] | None = None
     """Tasks that it judges, each a name or a pattern (`reasoning_gym/*`); null judges all. Rows of other tasks have
     status `null`."""
+    on_failure: Literal["exclude_row", "exclude_group", "value"] = "exclude_row"
+    """What becomes of a row of which it failed (`timeout`, `error`): it has no reward and is not trained on, nor is its
+    whole group, or `failure_value` counts."""
+    failure_value: float = 0.0
+    """The reward of a row of which it failed, with `on_failure: value`."""
 
     def judges(self, task: str) -> bool:
         """Whether it judges rows of this task."""

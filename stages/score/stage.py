@@ -8,8 +8,10 @@ from typing import Any, assert_never
 import polars as pl
 
 from stages.contract import tables
-from stages.contract.columns import ROLLOUTS, SCORES
+from stages.contract.columns import KEY, ROLLOUTS, SCORES
 from stages.contract.config import deciding
+from stages.contract.errors import ArtifactError, ConfigError
+from stages.contract.manifest import read_manifest
 from stages.contract.metrics import mean
 from stages.contract.paths import RunPaths
 from stages.contract.progress import Progress, no_progress, part_of
@@ -18,16 +20,27 @@ from stages.model.config import CriticStart
 from stages.score.answer import extract
 from stages.score.combine import failures, weighted
 from stages.score.config import AverageReference, Reference, RefreshedReference, ScoreConfig, StartReference
+from stages.score.failed import check_comparable, excluded_groups, kept, settled
 from stages.score.inputs import with_inputs
-from stages.score.mark import Item
+from stages.score.mark import Item, Mark
 from stages.score.notes import note_metrics
 from stages.score.reward_config import STEPWISE, AnswerReward, reward_name
 from stages.score.rewards import judge
 from stages.score.steps import Decode, placed
 
 
-def run(job: Job, config: ScoreConfig, critic: CriticStart | None = None) -> None:
-    """Judges the rollouts of iteration k; where there is a critic, `critic` says what it was at first."""
+def run(job: Job, config: ScoreConfig, critic: CriticStart | None = None, former: Path | None = None) -> None:
+    """Judges the rollouts of iteration k.
+
+    Args:
+        job: run and iteration.
+        config: the rewards.
+        critic: where there is a critic, what it was at first.
+        former: a table of scores of the same rollouts; only what failed there is judged again, the rest is kept.
+
+    Raises:
+        ConfigError: the former scores are of other rollouts, or of rewards that would judge otherwise than these.
+    """
     section = deciding(config) | ({"critic": deciding(critic)} if critic else {})
     with open_stage(job, "score", "score", section) as desk:
         rollouts = desk.read(job.paths.stage(job.iteration, "sample") / "rollouts.parquet", ROLLOUTS)
@@ -36,7 +49,9 @@ def run(job: Job, config: ScoreConfig, critic: CriticStart | None = None) -> Non
         with desk.timed("rewards"):
             told = part_of(job.progress, 0, total)
             judges = with_inputs(desk, config)
-            scores = score_rows(rollouts, judges, job.device, _decoder(job, desk, config), told, job.iteration)
+            known = _former(job, desk, config, former) if former is not None else None
+            decode = _decoder(job, desk, config)
+            scores = score_rows(rollouts, judges, job.device, decode, told, job.iteration, known)
         if config.reference is not None:
             from stages.contract.policy import take_policy
             from stages.score.frozen import reference_logprobs
@@ -58,6 +73,29 @@ def run(job: Job, config: ScoreConfig, critic: CriticStart | None = None) -> Non
             scores = scores.with_columns(pl.Series("values", values, dtype=pl.List(pl.Float32)))
         desk.write("scores.parquet", scores, SCORES)
         desk.metrics |= score_metrics(scores, config)
+        if known is not None:
+            desk.notes["judged_again"] = {
+                reward_name(reward): kept(reward, known).count(None) for reward in config.rewards
+            }
+
+
+def _former(job: Job, desk: Workspace, config: ScoreConfig, path: Path) -> pl.DataFrame:
+    """A former table of scores whose verdicts may be kept."""
+    table = desk.read(path, SCORES)
+    manifest = read_manifest(path.parent)
+    if manifest is None:
+        raise ArtifactError(f"{path.parent}: holds no manifest; run the stage without --only-failed")
+    rollouts = job.paths.relative(job.paths.stage(job.iteration, "sample") / "rollouts.parquet")
+    there = manifest.inputs.get(rollouts)
+    if there is None or there.digest != desk.inputs()[rollouts].digest:
+        raise ConfigError(
+            f"the scores of iteration {job.iteration} are of other rollouts: run the stage without --only-failed"
+        )
+    for name, record in desk.inputs().items():
+        if name.startswith("/") and (name not in manifest.inputs or manifest.inputs[name].digest != record.digest):
+            raise ConfigError(f"{name} has changed since: run the stage without --only-failed")
+    check_comparable(config.rewards, manifest.config.get("rewards", ()))
+    return table
 
 
 def reference_folder(paths: RunPaths, k: int, reference: Reference) -> Path:
@@ -80,6 +118,7 @@ def score_rows(
     decode: Decode | None = None,
     progress: Progress = no_progress,
     iteration: int = 0,
+    former: pl.DataFrame | None = None,
 ) -> pl.DataFrame:
     """The table `scores` of a table of rollouts, without log-probabilities.
 
@@ -90,19 +129,32 @@ def score_rows(
         decode: tells at which tokens steps end; without it rewards of steps are only summed.
         progress: told of judgements: a reward's word on a row is one.
         iteration: of which the completions are.
+        former: scores of the same completions by the same rewards; only what failed there is judged.
     """
     items = items_of(rollouts)
     total = len(config.rewards) * len(items)
-    marks = {
-        reward_name(reward): judge(reward, items, device, part_of(progress, i * len(items), total), iteration)
-        for i, reward in enumerate(config.rewards)
-    }
+    if former is not None:
+        former = tables.join(rollouts.select(KEY), former, "rollouts and the former scores")
+    marks: dict[str, list[Mark]] = {}
+    for i, reward in enumerate(config.rewards):
+        told = part_of(progress, i * len(items), total)
+        known = [None] * len(items) if former is None else kept(reward, former)
+        again = [at for at, mark in enumerate(known) if mark is None]
+        judged = iter(judge(reward, [items[at] for at in again], device, told, iteration))
+        marks[reward_name(reward)] = [settled(mark or next(judged), reward) for mark in known]
+    left_out = excluded_groups(marks, config.rewards, [item.prompt_id for item in items])
     weights = {reward_name(reward): reward.weight for reward in config.rewards}
     columns: dict[str, Any] = {
         "prompt_id": rollouts["prompt_id"],
         "sample": rollouts["sample"],
-        "reward": weighted(marks, weights),
-        "error": failures(marks),
+        "reward": [
+            None if item.prompt_id in left_out else reward
+            for item, reward in zip(items, weighted(marks, weights), strict=True)
+        ],
+        "error": [
+            told or (f"{left_out[item.prompt_id]}: failed in its group" if item.prompt_id in left_out else None)
+            for item, told in zip(items, failures(marks), strict=True)
+        ],
         "extracted": _extracted(items, config),
         **{name: [None] * rollouts.height for name in ("reference_logprobs", "values", "token_rewards", "step_ends")},
     }
@@ -112,9 +164,9 @@ def score_rows(
         if any(m.note is not None for m in column):
             columns[f"note_{name}"] = [m.note for m in column]
     if decode is not None:
-        judged = [(weights[reward_name(r)], marks[reward_name(r)]) for r in config.rewards if isinstance(r, STEPWISE)]
+        steps = [(weights[reward_name(r)], marks[reward_name(r)]) for r in config.rewards if isinstance(r, STEPWISE)]
         placements = [
-            placed(tokens, [(weight, column[i]) for weight, column in judged], decode)
+            placed(tokens, [(weight, column[i]) for weight, column in steps], decode)
             for i, tokens in enumerate(rollouts["completion_tokens"].to_list())
         ]
         columns |= {
