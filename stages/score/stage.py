@@ -92,7 +92,8 @@ def _former(job: Job, desk: Workspace, config: ScoreConfig, path: Path) -> pl.Da
             f"the scores of iteration {job.iteration} are of other rollouts: run the stage without --only-failed"
         )
     for name, record in desk.inputs().items():
-        if name.startswith("/") and (name not in manifest.inputs or manifest.inputs[name].digest != record.digest):
+        known = manifest.inputs.get(name)
+        if not name.startswith("superseded/") and (known is None or known.digest != record.digest):
             raise ConfigError(f"{name} has changed since: run the stage without --only-failed")
     check_comparable(config.rewards, manifest.config.get("rewards", ()))
     return table
