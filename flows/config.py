@@ -21,7 +21,7 @@ from stages.reward_model.config import RewardModelConfig
 from stages.sample.config import LevelsCurriculum, SampleConfig
 from stages.score.config import AverageReference, ScoreConfig
 from stages.score.outside import outside_files
-from stages.score.reward_config import ReasoningGymReward, RewardModelReward, reward_name
+from stages.score.reward_config import CodeReward, ReasoningGymReward, RewardModelReward, reward_name
 from stages.update.config import UpdateConfig
 from stages.warmstart.config import WarmstartConfig
 
@@ -363,13 +363,18 @@ def check_outside(config: RunConfig) -> None:
 
     Raises:
         ConfigError: a file, folder or function that is not there, a reasoning-gym family that is unknown or not to be
-            trusted.
+            trusted, a sandbox that does not work on this host.
     """
     for name, path in named_paths(config):
         if not path.exists():
             made = f"; `grpo model {path.name} --to {path}` makes it" if path.parent.name == MODELS else ""
             raise ConfigError(f"{name}: nothing at {path}; paths count from the working directory {Path.cwd()}{made}")
     outside_files(config.score.rewards)
+    for reward in config.score.rewards:
+        if isinstance(reward, CodeReward):
+            from stages.score.rewards.code import check_sandbox
+
+            check_sandbox(reward)
     if rewards := [reward for reward in config.score.rewards if isinstance(reward, ReasoningGymReward)]:
         from stages.score.rewards.reasoning_gym import check_family
 

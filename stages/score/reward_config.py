@@ -235,6 +235,33 @@ class RewardModelReward(RewardConfig):
     """Padded tokens of a forward pass; bounds memory."""
 
 
+class CodeReward(RewardConfig):
+    """The share of the prompt's tests that the completion's Python program passes, each run in a sandbox."""
+
+    type: Literal["code"]
+    tests: str | None = None
+    """Column of the prompt with its tests, each `{stdin, stdout}` or `{function, arguments, expected}`; null takes the
+    answer."""
+    language: str | None = "python"
+    """The program is the completion's last closed code block of this name; null takes the whole completion."""
+    credit: Literal["fraction", "all"] = "fraction"
+    """Whether each test passed counts, or only all."""
+    tolerance: float = Field(default=1e-6, ge=0)
+    """How far a number with a decimal point may be from the expected one, relative, and absolute near 0."""
+    mode: Literal["bubblewrap", "rlimit"] = "bubblewrap"
+    """`bubblewrap`: namespaces of its own, no files, no network. `rlimit`: limits alone, for hosts without it."""
+    seconds: int = Field(default=4, gt=0)
+    """Seconds of processor time for a test; a program that takes them all fails this test and those after it."""
+    wall_seconds: float = Field(default=40.0, gt=0)
+    """Seconds on the clock for a test; status `timeout` where they pass first."""
+    memory_mib: int = Field(default=512, ge=32)
+    """Memory of a program, in MiB; of each of its processes where control groups cannot be written."""
+    processes: int = Field(default=4, gt=0)
+    """Processes and threads that a program may have at once."""
+    files_mib: int = Field(default=16, gt=0)
+    """What a program may write into its temporary folder, in MiB."""
+
+
 Reward = Annotated[
     ReasoningGymReward
     | MathReward
@@ -244,7 +271,8 @@ Reward = Annotated[
     | EquationsReward
     | PythonReward
     | JudgeReward
-    | RewardModelReward,
+    | RewardModelReward
+    | CodeReward,
     Field(discriminator="type"),
 ]
 STEPWISE = (EquationsReward,)

@@ -6,6 +6,7 @@ from typing import assert_never
 from stages.contract.progress import Progress, no_progress
 from stages.score.mark import Item, Mark, null
 from stages.score.reward_config import (
+    CodeReward,
     EquationsReward,
     FormatReward,
     JudgeReward,
@@ -17,7 +18,7 @@ from stages.score.reward_config import (
     Reward,
     RewardModelReward,
 )
-from stages.score.rewards import equations, length, math, overlong, python, reasoning_gym, reward_model
+from stages.score.rewards import code, equations, length, math, overlong, python, reasoning_gym, reward_model
 from stages.score.rewards import format as format_reward
 from stages.score.rewards import judge as judge_reward
 
@@ -68,5 +69,7 @@ def _judge(  # noqa: PLR0911 - one a kind
             return judge_reward.judge(reward, items, progress)
         case RewardModelReward():
             return reward_model.judge(reward, items, device, progress)
+        case CodeReward():
+            return code.judge(reward, items, progress)
         case _:
             assert_never(reward)
