@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from stages.contract.config import Config
-from stages.score.reward_config import Reward, reward_name
+from stages.score.reward_config import CosineReward, Reward, reward_name
 
 
 class StartReference(Config):
@@ -53,4 +53,8 @@ class ScoreConfig(Config):
         names = Counter(reward_name(reward) for reward in self.rewards)
         if twice := [name for name, count in names.items() if count > 1]:
             raise ValueError(f"two rewards are named {twice[0]!r}: give one of them a `name`")
+        judges = [reward_name(reward) for reward in self.rewards if not isinstance(reward, CosineReward)]
+        for reward in self.rewards:
+            if isinstance(reward, CosineReward) and reward.of not in judges:
+                raise ValueError(f"`of: {reward.of}` names no reward that says what is right; there are {judges}")
         return self

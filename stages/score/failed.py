@@ -10,7 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 from stages.contract.config import deciding
 from stages.contract.errors import ConfigError
 from stages.score.mark import Mark
-from stages.score.reward_config import STEPWISE, Reward, RewardConfig, reward_name
+from stages.score.reward_config import STEPWISE, CosineReward, Reward, RewardConfig, reward_name
 
 FAILED = ("timeout", "error")
 DECIDES_NO_VERDICT = {"weight", "on_failure", "failure_value", "timeout"}
@@ -41,10 +41,11 @@ def excluded_groups(
 def kept(reward: Reward, former: pl.DataFrame) -> list[Mark | None]:
     """The verdicts of a former table of scores, in its order; None for those that are judged once more.
 
-    These are the failed ones; of a reward that judges steps all, since a table does not say which step earned what.
+    These are the failed ones; of a reward that judges steps all, since a table does not say which step earned what, and
+    of one that depends on another's verdict.
     """
     name = reward_name(reward)
-    if isinstance(reward, STEPWISE):
+    if isinstance(reward, (*STEPWISE, CosineReward)):
         return [None] * former.height
     notes = former[f"note_{name}"] if f"note_{name}" in former.columns else pl.Series([None] * former.height)
     rows = zip(former[f"status_{name}"], former[f"reward_{name}"], notes, strict=True)

@@ -22,10 +22,10 @@ from stages.score.combine import failures, weighted
 from stages.score.config import AverageReference, Reference, RefreshedReference, ScoreConfig, StartReference
 from stages.score.failed import check_comparable, excluded_groups, kept, settled
 from stages.score.inputs import with_inputs
-from stages.score.mark import Item, Mark
+from stages.score.mark import Item, null
 from stages.score.notes import note_metrics
-from stages.score.reward_config import STEPWISE, AnswerReward, reward_name
-from stages.score.rewards import judge
+from stages.score.reward_config import STEPWISE, AnswerReward, CosineReward, reward_name
+from stages.score.rewards import cosine, judge
 from stages.score.steps import Decode, placed
 
 
@@ -136,12 +136,15 @@ def score_rows(
     total = len(config.rewards) * len(items)
     if former is not None:
         former = tables.join(rollouts.select(KEY), former, "rollouts and the former scores")
-    marks: dict[str, list[Mark]] = {}
-    for i, reward in enumerate(config.rewards):
+    marks = {reward_name(reward): [null() for _ in items] for reward in config.rewards}
+    for i, reward in sorted(enumerate(config.rewards), key=lambda one: isinstance(one[1], CosineReward)):
         told = part_of(progress, i * len(items), total)
         known = [None] * len(items) if former is None else kept(reward, former)
         again = [at for at, mark in enumerate(known) if mark is None]
-        judged = iter(judge(reward, [items[at] for at in again], device, told, iteration))
+        if isinstance(reward, CosineReward):
+            judged = iter(cosine.judge(reward, items, marks[reward.of]))
+        else:
+            judged = iter(judge(reward, [items[at] for at in again], device, told, iteration))
         marks[reward_name(reward)] = [settled(mark or next(judged), reward) for mark in known]
     left_out = excluded_groups(marks, config.rewards, [item.prompt_id for item in items])
     weights = {reward_name(reward): reward.weight for reward in config.rewards}

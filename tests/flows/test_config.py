@@ -95,7 +95,7 @@ def test_a_dump_writes_every_field_out() -> None:
             "update.optimizer.learning_rate: Input should be a valid number",
         ),
         ({"score__rewards__0__type": "maths"}, "score.rewards.0: Input tag 'maths' found using 'type' does not match"),
-        ({"score__rewards__0__type": "maths"}, "'reasoning_gym', 'math', 'format', 'length', 'overlong', 'equations'"),
+        ({"score__rewards__0__type": "maths"}, "'reasoning_gym', 'math', 'format', 'length', 'cosine', 'overlong'"),
         ({"score__rewards": []}, "score.rewards: Tuple should have at least 1 item"),
         ({"score__rewards__1": {"type": "math"}}, "two rewards are named 'math': give one of them a `name`"),
         ({"score__rewards__1__limit": 4}, "limit 4 must be greater than target 4"),

@@ -26,3 +26,9 @@ def test_a_step_of_one_token():
 def test_a_line_that_does_not_fall_is_refused(target, limit):
     with pytest.raises(ValidationError, match="greater than"):
         LengthReward(type="length", target=target, limit=limit)
+
+
+def test_a_wanted_length_is_missed_to_either_side():
+    # 1 - |tokens - 100| / 50
+    reward = LengthReward(type="length", target=100, limit=150, exact=True)
+    assert values(reward, [0, 50, 75, 100, 125, 150, 500]) == [0, 0, 0.5, 1, 0.5, 0, 0]

@@ -7,18 +7,32 @@ from stages.contract.progress import Progress, no_progress
 from stages.score.mark import Item, Mark, null
 from stages.score.reward_config import (
     CodeReward,
+    CosineReward,
     EquationsReward,
     FormatReward,
     JudgeReward,
+    LanguageReward,
     LengthReward,
     MathReward,
     OverlongReward,
     PythonReward,
     ReasoningGymReward,
+    RepetitionReward,
     Reward,
     RewardModelReward,
 )
-from stages.score.rewards import code, equations, length, math, overlong, python, reasoning_gym, reward_model
+from stages.score.rewards import (
+    code,
+    equations,
+    language,
+    length,
+    math,
+    overlong,
+    python,
+    reasoning_gym,
+    repetition,
+    reward_model,
+)
 from stages.score.rewards import format as format_reward
 from stages.score.rewards import judge as judge_reward
 
@@ -47,7 +61,7 @@ def judge(
     return marks
 
 
-def _judge(  # noqa: PLR0911 - one a kind
+def _judge(  # noqa: PLR0911, PLR0912 - one a kind
     reward: Reward, items: Sequence[Item], device: str, progress: Progress, iteration: int
 ) -> list[Mark]:
     match reward:
@@ -56,9 +70,15 @@ def _judge(  # noqa: PLR0911 - one a kind
         case MathReward():
             return math.judge(reward, items, progress)
         case FormatReward():
-            return format_reward.judge(reward, items)
+            return format_reward.judge(reward, items, progress)
         case LengthReward():
             return length.judge(reward, items)
+        case CosineReward():
+            raise AssertionError("it is shaped from the marks of another reward, which an item does not hold")
+        case RepetitionReward():
+            return repetition.judge(reward, items)
+        case LanguageReward():
+            return language.judge(reward, items)
         case OverlongReward():
             return overlong.judge(reward, items)
         case EquationsReward():
