@@ -12,6 +12,7 @@ from flows.needs import missing_for, never_made_for
 from flows.records import Record, now, read_record, write_record
 from flows.resume import examine
 from flows.runs import History, check_inside, open_run
+from flows.steady import steady
 from stages.contract.background import await_all
 from stages.contract.commit import new_folder, write_text
 from stages.contract.digest import file_digest
@@ -63,6 +64,7 @@ def fork(
     Raises:
         ConfigError: the name is taken, the iteration is not whole, or a setting belongs to what lies before the fork.
         ArtifactError: a shared file lies outside the run, behind a symbolic link.
+        RunInUseError: a shared iteration was written to meanwhile.
     """
     paths, config = open_run(artifacts, run)
     clear_left(artifacts)
@@ -72,9 +74,9 @@ def fork(
     if early := [key for key in overrides if key.split(".")[0] in BEFORE]:
         raise ConfigError(f"--set {early[0]}: decides what lies before the fork; train a new run with `grpo train`")
     wanted = with_settings(config, {**overrides, "run": name}, "--set")
-    _check_whole(paths, config, at)
-    _check_goes_on(paths, wanted, at, run)
-    with new_folder(new.root) as folder:
+    with new_folder(new.root) as folder, steady(paths, at):
+        _check_whole(paths, config, at)
+        _check_goes_on(paths, wanted, at, run)
         copied = sum(not link(source, folder / source.relative_to(paths.root)) for source in _shared(paths, at))
         _copy_data(paths, RunPaths(folder))
         _freeze(paths, config, at, RunPaths(folder))
@@ -167,6 +169,8 @@ def link(source: Path, target: Path) -> bool:
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         os.link(source, target)
+    except FileNotFoundError:
+        raise
     except OSError:
         shutil.copyfile(source, target)
         return False

@@ -8,6 +8,7 @@ from flows.pictures import Curve, Panel, draw
 from flows.replay import circumstances
 from flows.resume import place_of, stages_of
 from flows.runs import History
+from flows.steady import steady
 from flows.summary import iteration_metrics
 
 FIGURES = {
@@ -20,7 +21,7 @@ FIGURES = {
 
 
 def compare(one: History, left: RunConfig, other: History, right: RunConfig) -> dict[str, Any]:
-    """What two runs have in common, and what not.
+    """What two runs have in common, and what not. Both may be trained meanwhile.
 
     Returns:
         runs: their names; forked: what each says of its parent; policy: the first iteration whose policies differ, null
@@ -28,7 +29,15 @@ def compare(one: History, left: RunConfig, other: History, right: RunConfig) -> 
         fields that differ in that iteration (name → values), settings of reruns included; circumstances: what else
         differs between the two makings of that stage; heldout: whether both measure on the same held-out prompts alike;
         iterations: for each the figures of both.
+
+    Raises:
+        RunInUseError: one of them had a stage made again meanwhile.
     """
+    with steady(one.paths), steady(other.paths):
+        return _compared(one, left, other, right)
+
+
+def _compared(one: History, left: RunConfig, other: History, right: RunConfig) -> dict[str, Any]:
     last = max(one.last(), other.last())
     stage = _first_difference(one, left, other, right, last)
     k = stage["iteration"] if stage else min(one.last(), other.last())

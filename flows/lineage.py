@@ -8,6 +8,7 @@ from typing import Any
 
 from flows.branch import Fork, read_fork
 from flows.resume import ITERATION, REWARD_MODEL, START, made_by
+from flows.steady import steady
 from stages.contract.digest import file_digest
 from stages.contract.errors import ArtifactError, ConfigError
 from stages.contract.manifest import Manifest, read_manifest
@@ -31,8 +32,14 @@ def lineage(path: Path) -> dict[str, Any]:
 
     Raises:
         ConfigError: no such file, or none that a stage of a run made.
+        RunInUseError: a stage of the run was made again meanwhile.
     """
     paths, folder = _place(path)
+    with steady(paths):
+        return _traced(path, paths, folder)
+
+
+def _traced(path: Path, paths: RunPaths, folder: Path) -> dict[str, Any]:
     read = functools.cache(read_manifest)
     manifest = read(folder)
     if manifest is None:

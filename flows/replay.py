@@ -13,9 +13,10 @@ from flows.config import RunConfig
 from flows.perform import perform
 from flows.resume import place_of, stages_of, state_of
 from flows.runs import History
+from flows.steady import steady
 from stages.contract.background import await_all
 from stages.contract.difference import table_difference, tensors_difference
-from stages.contract.errors import ArtifactError, ConfigError
+from stages.contract.errors import ArtifactError, ConfigError, RunInUseError
 from stages.contract.lock import folder_lock
 from stages.contract.manifest import Manifest, read_manifest
 from stages.contract.paths import MANIFEST, RunPaths
@@ -37,6 +38,7 @@ def replay(
     Raises:
         ConfigError: a stage that was not done or is stale.
         ArtifactError: an input is damaged, or the retention rule removed it.
+        RunInUseError: the stage, or what it was made from, was made again meanwhile.
     """
     clear_left(paths.root.parent)
     history = History(paths)
@@ -66,9 +68,11 @@ def _replayed(paths: RunPaths, old: Manifest, hardware: dict[str, Any]) -> dict[
         new = read_manifest(scratch.stage(k, place))
         assert new is not None, "the stage was done"
         folders = paths.stage(k, place), scratch.stage(k, place)
-        outputs = {
-            name: _compared(name, old, new, *folders) for name in sorted(old.outputs.keys() | new.outputs.keys())
-        }
+        with steady(paths, k):
+            if read_manifest(folders[0]) != old:
+                raise _made_again(paths, k, place)
+            names = sorted(old.outputs.keys() | new.outputs.keys())
+            outputs = {name: _compared(name, old, new, *folders) for name in names}
     return {
         "stage": old.stage,
         "iteration": k,
@@ -110,10 +114,24 @@ def _scratch(paths: RunPaths, manifest: Manifest) -> Iterator[RunPaths]:
         configs = [path.name for path in paths.root.glob("run*.yaml")]
         for maker in makers:
             await_all(paths.root / maker)
-        for name in (*inside, *notes, *configs):
-            if (paths.root / name).is_file():
-                link(paths.root / name, scratch.root / name)
+        with steady(paths, manifest.iteration):
+            for name in (*inside, *notes, *configs):
+                if (paths.root / name).is_file():
+                    link(paths.root / name, scratch.root / name)
+        for maker in makers:
+            _, k, place = maker.split("/")
+            made = read_manifest(scratch.root / maker)
+            outputs = {f"{maker}/{name}": record.digest for name, record in (made.outputs if made else {}).items()}
+            read = {name: record.digest for name, record in manifest.inputs.items() if name.startswith(f"{maker}/")}
+            if not read.items() <= outputs.items():
+                raise _made_again(paths, int(k), place)
         yield scratch
+
+
+def _made_again(paths: RunPaths, k: int, place: str) -> RunInUseError:
+    return RunInUseError(
+        f"{paths.relative(paths.stage(k, place))} of {paths.root} was made again meanwhile: give the same command again"
+    )
 
 
 def _compared(name: str, old: Manifest, new: Manifest, there: Path, here: Path) -> dict[str, Any]:

@@ -1,0 +1,54 @@
+"""Writes to a run when it is told to, in a process of its own: `python -m tests.faults.writer RUNS`.
+
+It takes one command a line on its standard input: `rerun RUN WEIGHT` scores the second iteration again with a weight;
+`half RUN WEIGHT` does so up to between the two renames, and the rest when the next line comes; `prune RUN` removes the
+first iteration's weights. It answers each with a line.
+"""
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from flows.config import KeepConfig
+from flows.perform import perform
+from flows.retain import plan, remove
+from flows.runs import held, open_run
+
+
+def main() -> None:
+    """Does what it is told until its input ends."""
+    runs, rename = Path(sys.argv[1]), os.rename
+    tell("ready")
+    for line in sys.stdin:
+        what, run, *weight = line.split()
+        paths, config = open_run(runs, run)
+        with held(paths, lambda text: None):
+            if what == "prune":
+                remove(plan(paths, config, KeepConfig(last=1, best=0), 3))
+            else:
+                os.rename = pausing(rename) if what == "half" else rename
+                perform(paths.root, "score", 2, {"score.rewards.1.weight": float(weight[0])})
+                os.rename = rename
+        tell("done")
+
+
+def pausing(rename: Callable[..., None]) -> Callable[..., None]:
+    """Waits for a line when what was in place has been moved away."""
+
+    def moved(source: Path, target: Path) -> None:
+        rename(source, target)
+        if "superseded" in str(target):
+            tell("half-way")
+            sys.stdin.readline()
+
+    return moved
+
+
+def tell(text: str) -> None:
+    """Answers."""
+    print(text, flush=True)
+
+
+if __name__ == "__main__":
+    main()
