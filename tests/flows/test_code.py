@@ -36,7 +36,7 @@ def test_each_program_earns_what_it_computes(run):
         )
         assert rows.height == 24
         for row in rows.iter_rows(named=True):
-            added = re.fullmatch(r"```python\ndef f\(x\):\n    return x \+ (-?\d+)\n```", row["completion"])
+            added = re.fullmatch(r"f=lambda x:x\+(-?\d+)", row["completion"])
             assert row["status_code"] == "ok", row
             if added and len(added[1].lstrip("-")) < 3:
                 right = int(added[1]) == int(row["answer"])

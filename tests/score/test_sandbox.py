@@ -85,12 +85,15 @@ def test_a_program_knows_the_standard_library_and_nothing_of_its_host(attack, tm
         f"for path in ['/etc/passwd', '/etc/hostname', '/proc/1/environ', '/proc/self/maps', {str(secret)!r}, "
         f"{__file__!r}, {interpreter.__file__!r}]: print(reach(path))\n"
         "print(sorted(os.environ), os.listdir('/tmp'), os.environ['HOME'])\n"
-        "print([name for name in ('yaml', 'torch', 'stages') if __import__('importlib.util').util.find_spec(name)])"
+        "print([name for name in ('yaml', 'torch', 'stages') if __import__('importlib.util').util.find_spec(name)])\n"
+        "def is_open(fd):\n    try: return bool(os.fstat(fd))\n    except OSError: return False\n"
+        "print(list(filter(is_open, range(64))))"
     )
-    *paths, environment, packages = outcome.stdout.decode().splitlines()
+    *paths, environment, packages, opened = outcome.stdout.decode().splitlines()
     assert paths == ["FileNotFoundError"] * 7
     assert environment == f"{sorted([*bubblewrap.ENVIRONMENT, 'PWD'])} [] /tmp"
     assert packages == "[]"
+    assert opened == "[0, 1, 2]"
     assert b"secret" not in outcome.stdout + outcome.stderr
 
 
@@ -231,8 +234,22 @@ def test_many_run_at_once_and_come_back_in_order(sandbox):
     )
     assert answers == [i**2 for i in range(12)]
     assert seen == [(i + 1, 12) for i in range(12)]
-    with pytest.raises(ZeroDivisionError):
-        sandbox.each(lambda i: 1 // i, range(3))
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two slots")
+def test_what_runs_beside_a_failure_is_stopped_and_the_sandbox_works_on(sandbox):
+    ended = []
+
+    def one(i):
+        if i == 0:
+            until(lambda: named("grpo-beside"))
+            raise KeyError("lost")
+        ended.append(sandbox.run(NAMED.format(name="grpo-beside") + "import time; time.sleep(600)"))
+
+    with pytest.raises(KeyError):
+        sandbox.each(one, range(2))
+    assert [outcome.end for outcome in ended] == ["wall"]
+    assert sandbox.run("print(1)").stdout == b"1\n"
 
 
 def test_chosen_packages_can_be_imported_and_no_others(tmp_path):

@@ -8,6 +8,7 @@ import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from typing import NamedTuple
 
 from stages.score.sandbox.limits import End, Limits, Outcome
 
@@ -20,13 +21,23 @@ ENDING = 5.0
 """Seconds in which bubblewrap ends after the program."""
 
 
+class Ends(NamedTuple):
+    """The reading ends of pipes."""
+
+    ready: int
+    """Holds something as soon as the program begins."""
+    told: int
+    """Holds bubblewrap's word on the program's process; nothing where there is no bubblewrap."""
+    stop: int
+    """Holds something as soon as all programs are to end."""
+
+
 def run_command(
     command: Sequence[str],
     fed: bytes,
     limits: Limits,
     environment: Mapping[str, str],
-    ready: int,
-    told: int,
+    ends: Ends,
     pass_fds: Sequence[int],
 ) -> Outcome:
     """What came of a command.
@@ -36,8 +47,7 @@ def run_command(
         fed: its input.
         limits: those on the clock and on what it prints are kept here, the others by the command itself.
         environment: the whole of its environment.
-        ready: end of a pipe that holds something as soon as the program begins.
-        told: end of a pipe on which bubblewrap tells the program's process; empty where there is no bubblewrap.
+        ends: pipes that are read here.
         pass_fds: files that it inherits.
     """
     process = subprocess.Popen(
@@ -50,28 +60,30 @@ def run_command(
         pass_fds=tuple(pass_fds),
         start_new_session=True,
     )
-    for fd in (ready, told):
+    for fd in (ends.ready, ends.told):
         os.set_blocking(fd, False)
     alive = os.pidfd_open(process.pid)
     try:
-        end, stdout, stderr = _watch(process, alive, fed, limits)
+        end, stdout, stderr = _watch(process, alive, ends.stop, fed, limits)
     finally:
-        used = _end(process, alive, told)
+        used = _end(process, alive, ends.told)
         os.close(alive)
         for stream in (process.stdin, process.stdout, process.stderr):
             if stream is not None:
                 with suppress(OSError):
                     stream.close()
     code = 128 - process.returncode if process.returncode < 0 else process.returncode
-    if not _waiting(ready):
+    if not _waiting(ends.ready):
         end = "failure"
     elif end == "exit" and code == KILLED and used >= MOST * limits.cpu:
         end = "cpu"
     return Outcome(end, code, stdout, stderr)
 
 
-def _watch(process: "subprocess.Popen[bytes]", alive: int, fed: bytes, limits: Limits) -> tuple[End, bytes, bytes]:
-    """Feeds and reads until the process ends or passes a limit; how it ended, and what it printed."""
+def _watch(
+    process: "subprocess.Popen[bytes]", alive: int, stop: int, fed: bytes, limits: Limits
+) -> tuple[End, bytes, bytes]:
+    """Feeds and reads until the process ends, passes a limit or is stopped; how it ended, and what it printed."""
     assert process.stdin and process.stdout and process.stderr
     deadline = time.monotonic() + limits.wall
     rest = memoryview(fed)
@@ -79,7 +91,8 @@ def _watch(process: "subprocess.Popen[bytes]", alive: int, fed: bytes, limits: L
     printed = {out: bytearray(), err: bytearray()}
     end: End = "exit"
     with selectors.DefaultSelector() as selector:
-        selector.register(alive, selectors.EVENT_READ)
+        for fd in (alive, stop):
+            selector.register(fd, selectors.EVENT_READ)
         selector.register(into, selectors.EVENT_WRITE)
         for fd in (out, err, into):
             os.set_blocking(fd, False)
@@ -101,7 +114,7 @@ def _watch(process: "subprocess.Popen[bytes]", alive: int, fed: bytes, limits: L
                 end = "output"
             elif ready == {alive}:
                 break
-            elif time.monotonic() >= deadline:
+            elif stop in ready or time.monotonic() >= deadline:
                 end = "wall"
     return end, bytes(printed[out][: limits.output]), bytes(printed[err][: limits.output])
 

@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from itertools import chain
+from io import FileIO
 from pathlib import Path
 from typing import TypeVar
 
@@ -20,11 +20,12 @@ from stages.contract.progress import Progress, no_progress
 from stages.score.sandbox import bubblewrap, interpreter
 from stages.score.sandbox.groups import make_groups, remove_groups
 from stages.score.sandbox.limits import Limits, Mode, Outcome
-from stages.score.sandbox.process import run_command
+from stages.score.sandbox.process import Ends, run_command
 from stages.score.sandbox.seccomp import syscall_filter
 
 Asked = TypeVar("Asked")
 Answered = TypeVar("Answered")
+Pipe = tuple[FileIO, FileIO]
 INSIDE = Path(__file__).with_name("inside.py").read_text(encoding="utf-8")
 
 
@@ -32,12 +33,19 @@ class Sandbox:
     """A place to run programs, as many at once as it has slots."""
 
     def __init__(
-        self, mode: Mode, limits: Limits, packages: Sequence[Path], groups: dict[int, tuple[Path, ...]], scratch: Path
+        self,
+        mode: Mode,
+        limits: Limits,
+        packages: Sequence[Path],
+        groups: dict[int, tuple[Path, ...]],
+        scratch: Path,
+        stop: Pipe,
     ) -> None:
         self.mode = mode
         self.limits = limits
         self.groups = groups
         self.scratch = scratch
+        self._stop = stop
         self._packages = tuple(path.resolve() for path in packages)
         self._filter = syscall_filter() if mode == "bubblewrap" else b""
         self._interpreter = interpreter.running()
@@ -54,28 +62,30 @@ class Sandbox:
             self._slots.put(slot)
 
     def _run(self, program: bytes, stdin: bytes, slot: int) -> Outcome:
-        limits = self.limits
-        pipes = [os.pipe() for _ in ("ready", "told", "filter")]
-        (ready, is_ready), (told, tells), (filtered, fills) = pipes
-        try:
+        limits, processes = self.limits, self.limits.processes
+        with _pipe() as (ready, is_ready), _pipe() as (told, tells), _pipe() as (filtered, fills):
+            inherited = [is_ready.fileno()]
             if self.mode == "bubblewrap":
-                os.write(fills, self._filter)
+                fills.write(self._filter)
                 user = bubblewrap.FIRST_USER + slot if os.geteuid() == 0 else None
-                processes, folders = limits.processes, [interpreter.PACKAGES]
-                before = bubblewrap.command(
-                    self._interpreter, self._packages, limits, user, self.scratch, self.groups[slot], filtered, tells
-                )
+                place = (self.scratch, self.groups[slot])
+                inherited += [filtered.fileno(), tells.fileno()]
+                before = bubblewrap.command(self._interpreter, self._packages, limits, user, *place, *inherited[1:])
+                folders = [interpreter.PACKAGES]
             else:
-                processes, folders = limits.processes + _mine(), sorted({str(p.parent) for p in self._packages})
                 before = []
-            os.close(pipes[2][1])
-            inside = [INSIDE, *map(str, (limits.cpu, limits.memory, processes, limits.files, len(program), is_ready))]
-            command = [*before, *interpreter.command(self._interpreter), *inside, *folders]
-            passed = (is_ready, tells, filtered)
-            return run_command(command, program + stdin, limits, bubblewrap.ENVIRONMENT, ready, told, passed)
-        finally:
-            for fd in {*chain(*pipes)} - {fills}:
-                os.close(fd)
+                folders = sorted({str(path.parent) for path in self._packages})
+                processes += _mine()
+            fills.close()
+            taken = (limits.cpu, limits.memory, processes, limits.files, len(program), is_ready.fileno())
+            return run_command(
+                [*before, *interpreter.command(self._interpreter), INSIDE, *map(str, taken), *folders],
+                program + stdin,
+                limits,
+                bubblewrap.ENVIRONMENT,
+                Ends(ready.fileno(), told.fileno(), self._stop[0].fileno()),
+                inherited,
+            )
 
     def each(
         self, function: Callable[[Asked], Answered], items: Sequence[Asked], progress: Progress = no_progress
@@ -93,8 +103,11 @@ class Sandbox:
                 for answer in pool.map(function, items):
                     answers.append(answer)
                     progress(len(answers), len(items))
-            finally:
+            except BaseException:  # an interruption too: what runs ends now, not at its limit
+                self._stop[1].write(b"stop")
                 pool.shutdown(cancel_futures=True)
+                self._stop[0].read(4)
+                raise
         return answers
 
 
@@ -121,14 +134,22 @@ def open_sandbox(
     slots = range(len(os.sched_getaffinity(0)))
     groups = {slot: make_groups(limits) if mode == "bubblewrap" else () for slot in slots}
     try:
-        with tempfile.TemporaryDirectory(prefix="grpo-sandbox-") as scratch:
+        with tempfile.TemporaryDirectory(prefix="grpo-sandbox-") as scratch, _pipe() as stop:
             Path(scratch).chmod(0o755)
-            sandbox = Sandbox(mode, limits, packages, groups, Path(scratch))
+            sandbox = Sandbox(mode, limits, packages, groups, Path(scratch), stop)
             _prove(sandbox)
             yield sandbox
     finally:
         for made in groups.values():
             remove_groups(made)
+
+
+@contextmanager
+def _pipe() -> Iterator[Pipe]:
+    """Both ends of a pipe, which are closed at last."""
+    out, into = os.pipe()
+    with FileIO(out, "rb") as reads, FileIO(into, "wb") as writes:
+        yield reads, writes
 
 
 def _prove(sandbox: Sandbox) -> None:
