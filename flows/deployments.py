@@ -22,6 +22,7 @@ from flows.forms import shaped
 from flows.nightly import nightly
 from flows.nights import NightSchedule
 from flows.publish import key_of
+from flows.rescore import rescore
 from flows.reward_model import reward_model
 from flows.stage import stage
 from flows.train import train
@@ -51,6 +52,7 @@ def offers() -> list[Offer]:
         Offer(train, "Trains a run from a configuration, or goes on with it from the last stage in place."),
         Offer(reward_model, "Trains the reward model of a run from preferences; train goes on from there."),
         Offer(stage, "Runs one stage of one iteration again, as configured or with changed settings."),
+        Offer(rescore, "Scores stored completions with other rewards, without sampling; nothing in the run changes."),
         Offer(evaluate, "Measures policies of a run on its held-out prompts, as configured or with changed settings."),
         Offer(nightly, "Goes on with a run for a night, and promotes its policy if it is better beyond noise."),
         Offer(fork, "Makes a run that shares another one's earlier iterations, and goes on from there."),

@@ -199,6 +199,8 @@ StageOverrides = Annotated[
 """What the stages take."""
 EvaluateOverrides = Annotated[dict[str, Any] | None, Overrides("evaluate", "sample", "score", "hardware")]
 """What an evaluation takes."""
+RescoreOverrides = Annotated[dict[str, Any] | None, Overrides("score")]
+"""What a comparison of rewards takes."""
 ForkOverrides = Annotated[
     dict[str, Any] | None,
     Overrides("sample", "score", "advantage", "update", "critic", "evaluate", "promotion", "keep", "gate", "hardware"),

@@ -45,7 +45,7 @@ def perform(
     if foreign := [name for name in own if name.split(".")[0] not in (stage, *_DECIDED_BY.get(stage, ()))]:
         raise ConfigError(f"{foreign[0]}: the stage {stage} takes settings that begin with `{stage}.`")
     config = departing(history, config, k, overrides)
-    device, threads = _prepare(config.hardware if hardware is None else HardwareConfig.model_validate(hardware))
+    device, threads = prepared(config.hardware if hardware is None else HardwareConfig.model_validate(hardware))
     job = Job(paths, k, config.seed, own, progress.reporter(stage, k), device, threads, background_of(paths))
     with secrets_of(config.score.rewards if stage in _JUDGING else ()):
         _run(job, stage, config, paths.root / former if former else None)
@@ -157,7 +157,7 @@ def _new_engine(config: SampleConfig, device: str, threads: int | None, adapter_
     return VllmSampler(config, device, threads, adapter_rank)
 
 
-def _prepare(hardware: HardwareConfig) -> tuple[str, int]:
+def prepared(hardware: HardwareConfig) -> tuple[str, int]:
     """The device, and the threads of torch."""
     import torch
 

@@ -201,6 +201,71 @@ STEPS = Table(
     ),
 )
 
+RESCORED = Table(
+    "rescored",
+    (
+        _required("iteration", pa.int32()),
+        _required("heldout", pa.bool_()),  # whether the prompt is held out
+        *_key,
+        _required("task", pa.string()),
+        _required("length", pa.int32()),  # tokens
+        _required("repetition", pa.float64()),  # share of repeated pieces of four tokens
+        pa.field("right", pa.bool_()),  # by the reward that says what a success is; null where it gave no verdict
+        pa.field("old", pa.float64()),  # the reward that the run was trained with
+        pa.field("new", pa.float64()),  # the weighted sum of the other ones; null where one failed
+        pa.field("error", pa.string()),  # what failed
+        pa.field(
+            "old_advantage", pa.float64()
+        ),  # mean over the tokens; 0 where not trained on; null for held-out prompts
+        pa.field("new_advantage", pa.float64()),
+        pa.field("sides", pa.string()),  # old and new sign of the advantage: "+-" was encouraged, would be discouraged
+        pa.field("old_suspect", pa.string()),  # a high reward, and: wrong, length, repetition
+        pa.field("new_suspect", pa.string()),
+    ),
+    key=("iteration", "heldout", *KEY),
+    families=(("reward_", pa.float64()), ("status_", pa.string())),
+)
+
+RESCORED_REWARDS = Table(
+    "rescored_rewards",
+    (
+        pa.field("iteration", pa.int32()),  # null: all of them
+        _required("heldout", pa.bool_()),
+        _required("reward", pa.string()),  # old, new, or the name of one of the other rewards
+        _required("rows", pa.int64()),
+        _required("missing", pa.int64()),  # rows without a value
+        *(
+            pa.field(name, pa.float64()) for name in ("mean", "std", "correlation", "rank_correlation")
+        ),  # with the old one
+        _required("groups", pa.int64()),  # of two completions or more that have a value
+        _required("constant_groups", pa.int64()),
+    ),
+    key=("iteration", "heldout", "reward"),
+)
+
+RESCORED_ITERATIONS = Table(
+    "rescored_iterations",
+    (
+        pa.field("iteration", pa.int32()),  # null: all of them
+        _required("heldout", pa.bool_()),
+        _required("rows", pa.int64()),
+        pa.field("advantage_correlation", pa.float64()),
+        *(
+            _required(name, pa.int64())
+            for name in (
+                *(
+                    "up",
+                    "down",
+                    "gained",
+                    "lost",
+                ),  # completions whose advantage changes its sign, or comes from or to 0
+                *("old_wrong", "old_length", "old_repetition", "new_wrong", "new_length", "new_repetition"),
+            )
+        ),
+    ),
+    key=("iteration", "heldout"),
+)
+
 EVALUATION = Table(
     "evaluation",
     (

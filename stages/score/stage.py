@@ -50,7 +50,7 @@ def run(job: Job, config: ScoreConfig, critic: CriticStart | None = None, former
             told = part_of(job.progress, 0, total)
             judges = with_inputs(desk, config)
             known = _former(job, desk, config, former) if former is not None else None
-            decode = _decoder(job, desk, config)
+            decode = decoder(desk, job.paths.policy(job.iteration - 1), config)
             scores = score_rows(rollouts, judges, job.device, decode, told, job.iteration, known)
         if config.reference is not None:
             from stages.contract.policy import take_policy
@@ -199,13 +199,12 @@ def items_of(rollouts: pl.DataFrame) -> list[Item]:
     ]
 
 
-def _decoder(job: Job, desk: Workspace, config: ScoreConfig) -> Decode | None:
-    """The decoder of the policy that drew the rollouts, where a reward judges steps."""
+def decoder(desk: Workspace, policy: Path, config: ScoreConfig) -> Decode | None:
+    """The decoder of a policy, where a reward judges steps; all policies of a run have the same."""
     if not any(isinstance(reward, STEPWISE) for reward in config.rewards):
         return None
     from stages.model.load import load_tokenizer
 
-    policy = job.paths.policy(job.iteration - 1)
     for path in sorted(policy.glob("*")):
         if path.suffix != ".safetensors":
             desk.take(path)
