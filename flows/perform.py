@@ -9,6 +9,7 @@ import polars as pl
 from flows import progress
 from flows.config import HardwareConfig, RunConfig
 from flows.layers import without_hardware
+from flows.phases import policy_before
 from flows.resume import departing
 from flows.runs import History, background_of, open_run
 from flows.secrets import secrets_of
@@ -65,7 +66,7 @@ def _run(job: Job, stage: str, config: RunConfig, former: Path | None) -> None:
         case "warmstart":
             import stages.warmstart.stage
 
-            stages.warmstart.stage.run(job, config.warmstart)
+            stages.warmstart.stage.run(job, config.warmstart, policy_before(job.paths.root.parent, config))
         case "reward_model":
             import stages.reward_model.stage
 
@@ -133,17 +134,18 @@ def _evaluate(job: Job, config: RunConfig) -> None:
     stages.evaluate.stage.run(job, settings, section, config.success(), draw, judge)
 
 
-_warm: dict[tuple[SampleConfig, str, int | None, int | None], Engine] = {}
+_warm: dict[tuple[str, str, int | None, int | None], Engine] = {}
 
 
 def _engine(config: RunConfig, job: Job) -> Engine:
     """The engine of this process. It stays warm, and holds the digest of the policy that it has loaded."""
-    key = (config.sample, job.device, job.threads, config.update.lora.rank if config.update.lora else None)
+    rank = config.update.lora.rank if config.update.lora else None
+    key = (config.sample.model_dump_json(), job.device, job.threads, rank)
     if key not in _warm:
         for engine in _warm.values():
             engine.close()
         _warm.clear()
-        _warm[key] = _new_engine(*key)
+        _warm[key] = _new_engine(config.sample, job.device, job.threads, rank)
     return _warm[key]
 
 

@@ -12,6 +12,7 @@ from flows.failing import in_one_sentence
 from flows.forms import TrainOverrides
 from flows.gate import pass_gate
 from flows.new_prompts import next_to_draw, take_up
+from flows.phases import check_phase
 from flows.publish import published, train_name
 from flows.resume import examine, stages_of, state_of
 from flows.retain import retain
@@ -44,6 +45,7 @@ def train(
     paths = RunPaths.named(Path(artifacts), resolved.run)
     if not check_same(paths, resolved):
         check_outside(resolved)
+        check_phase(paths.root.parent, resolved)
     last = iterations or resolved.iterations
     with writing(paths, resolved, progress.say), published(paths, resolved, last, "iteration"):
         if next_to_draw(paths) <= last:

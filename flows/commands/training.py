@@ -23,6 +23,7 @@ def train(
 ) -> None:
     """Trains a run, or goes on with it from the last stage in place."""
     from flows.config import check_outside, parse_overrides, read_config
+    from flows.phases import check_phase
     from flows.resume import examine
     from flows.runs import History, check_same
     from flows.server import prefect_server
@@ -33,6 +34,7 @@ def train(
     paths = RunPaths.named(artifacts, resolved.run)
     if not check_same(paths, resolved):
         check_outside(resolved)
+        check_phase(artifacts, resolved)
     elif all(state.status == "current" for state in examine(History(paths), resolved, last)):
         console.print(f"run {resolved.run} is complete: {last} iterations, all current. Nothing to do.")
         return _farewell(paths, artifacts, last)

@@ -42,6 +42,16 @@ class FolderModel(Config):
     """The folder; a relative path counts from the working directory."""
 
 
+class RunModel(Config):
+    """The policy of another run in the same folder of runs, as a phase that follows it: the policy alone, copied."""
+
+    type: Literal["run"]
+    run: str
+    """Name of that run."""
+    iteration: Annotated[int, Field(ge=0)] | Literal["last", "promoted"] = "last"
+    """Which of its policies: of an iteration, the last one when this run begins, or the one promoted then."""
+
+
 class AnswerDemonstrations(Config):
     """Demonstrations made from the training prompts' integer answers, of which only a part is right."""
 
@@ -93,7 +103,7 @@ class TuningConfig(Config):
 class WarmstartConfig(Config):
     """Where the starting policy comes from."""
 
-    model: Annotated[NewModel | FolderModel, Field(discriminator="type")]
-    """A new model, or a folder."""
+    model: Annotated[NewModel | FolderModel | RunModel, Field(discriminator="type")]
+    """A new model, a folder, or another run's policy."""
     tuning: TuningConfig | None = None
     """Supervised tuning; null takes the model as it is."""

@@ -9,9 +9,10 @@ from stages.contract import tables
 from stages.contract.columns import DEMONSTRATIONS, PROMPTS, SUPERVISED_STEPS
 from stages.contract.config import deciding
 from stages.contract.errors import ConfigError, DataError
-from stages.contract.policy import base_of
+from stages.contract.policy import base_of, take_policy
 from stages.contract.seeds import derive
 from stages.contract.workspace import Job, Workspace, open_stage
+from stages.model.adapter import is_adapted, merge_adapter
 from stages.model.load import context_length, load_model, load_tokenizer, save_policy
 from stages.model.logprobs import check_head
 from stages.model.render import Format, encode, render
@@ -20,6 +21,7 @@ from stages.warmstart.config import (
     FileDemonstrations,
     FolderModel,
     NewModel,
+    RunModel,
     TuningConfig,
     WarmstartConfig,
 )
@@ -28,25 +30,25 @@ from stages.warmstart.new_model import character_tokenizer, new_model
 from stages.warmstart.tune import tune
 
 
-def run(job: Job, config: WarmstartConfig) -> None:
-    """Writes the starting policy."""
+def run(job: Job, config: WarmstartConfig, policy_of_run: Path | None = None) -> None:
+    """Writes the starting policy; `policy_of_run` is the folder of the policy that a model of type `run` names."""
     with open_stage(job, "warmstart", "update", deciding(config)) as desk:
-        parent = config.model.path if isinstance(config.model, FolderModel) else None
+        parent = config.model.path if isinstance(config.model, FolderModel) else policy_of_run
         with desk.timed("load"):
-            model, tokenizer = _model(desk, config, job.seed, job.device)
+            model, tokenizer = _model(desk, config, parent, job.seed, job.device)
             check_head(model)
         if config.tuning is not None:
             _tune(job, desk, model, tokenizer, config.tuning)
         with desk.timed("save"):
             policy = desk.folder / "policy"
-            save_policy(model, policy, parent)
+            save_policy(model, policy, (base_of(parent) or parent) if parent else None)
             if parent is None:
                 tokenizer.save_pretrained(policy)
         desk.notes["parameters"] = sum(p.numel() for p in model.parameters())
 
 
 def _model(
-    desk: Workspace, config: WarmstartConfig, seed: int, device: str
+    desk: Workspace, config: WarmstartConfig, parent: Path | None, seed: int, device: str
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     match config.model:
         case NewModel():
@@ -59,6 +61,14 @@ def _model(
             tokenizer_of_folder = load_tokenizer(path)
             desk.take_folder(path)
             return load_model(path, device), tokenizer_of_folder
+        case RunModel(run=name):
+            assert parent is not None, "whoever knows the runs says where it is"
+            take_policy(desk, parent)
+            desk.notes["phase"] = {"run": name, "iteration": int(parent.parents[1].name)}
+            loaded = load_model(parent, device)
+            if is_adapted(loaded):
+                merge_adapter(loaded)
+            return loaded, load_tokenizer(parent)
         case _:
             assert_never(config.model)
 

@@ -1,0 +1,45 @@
+"""Phases: a run that starts from the policy of another one."""
+
+from pathlib import Path
+
+from flows.config import RunConfig
+from flows.export import proved_policy
+from flows.promotion import proved_promoted
+from flows.runs import chosen, open_run
+from stages.contract.errors import ConfigError
+from stages.contract.paths import RunPaths
+from stages.warmstart.config import RunModel
+
+
+def check_phase(artifacts: Path, config: RunConfig) -> None:
+    """Checks that the run which this one starts from has that policy, before anything is written.
+
+    Raises:
+        ConfigError: it has not.
+    """
+    if isinstance(config.warmstart.model, RunModel):
+        _named(artifacts, config.run, config.warmstart.model)
+
+
+def policy_before(artifacts: Path, config: RunConfig) -> Path | None:
+    """The folder of the policy of another run that this one starts from, proved by its manifest; None for no such one.
+
+    Raises:
+        ConfigError: there is none.
+        ArtifactError: a file of it is missing or damaged.
+    """
+    if not isinstance(config.warmstart.model, RunModel):
+        return None
+    paths, iteration = _named(artifacts, config.run, config.warmstart.model)
+    proved_policy(paths, iteration)
+    return paths.policy(iteration)
+
+
+def _named(artifacts: Path, own: str, model: RunModel) -> tuple[RunPaths, int]:
+    if model.run == own:
+        raise ConfigError(f"warmstart.model.run: {own} cannot start from itself; give this run another name with --run")
+    paths, _ = open_run(artifacts, model.run)
+    if model.iteration == "promoted":
+        return paths, proved_promoted(paths)
+    wanted = None if model.iteration == "last" else model.iteration
+    return paths, chosen(paths, "update/manifest.json", wanted, "policy")
