@@ -16,6 +16,7 @@ from flows.runs import History
 from flows.summary import SHOWN, iteration_metrics, seconds
 from stages.contract.columns import KEY
 from stages.contract.paths import RunPaths
+from stages.score.tasks import by_task
 
 SHORT = {"advantage": "adv.", "evaluate": "eval."}
 """Stages whose names are too long for the head of a column of figures."""
@@ -58,7 +59,7 @@ def report(history: History, config: RunConfig) -> str:
     judged = [s.iteration for s in states if s.stage == "score" and s.status == "current"]
     if judged and not (history.pruned(judged[-1], "sample") or history.pruned(judged[-1], "score")):
         try:
-            parts += list(_samples(history.paths, judged[-1]))
+            parts += [*_tasks(history.paths, judged[-1]), *_samples(history.paths, judged[-1])]
         except (OSError, pl.exceptions.PolarsError):
             name = history.paths.root.name
             parts.append(f"The completions of iteration {judged[-1]} cannot be read; `grpo verify {name}` says more.")
@@ -165,6 +166,20 @@ def _listed(title: str, remedy: str, lines: list[str]) -> list[str]:
         return []
     more = [f"- … and {len(lines) - LINES} more"] if len(lines) > LINES else []
     return [f"## {title}", remedy, "\n".join([*(f"- {inline(line)}" for line in lines[:LINES]), *more])]
+
+
+def _tasks(paths: RunPaths, k: int) -> Iterator[str]:
+    """What each task's completions earned, where there are several tasks."""
+    rollouts = pl.read_parquet(paths.stage(k, "sample") / "rollouts.parquet", columns=[*KEY, "task"])
+    scores = pl.read_parquet(paths.stage(k, "score") / "scores.parquet")
+    joined = scores.join(rollouts, on=KEY, how="inner", maintain_order="left")
+    rows = by_task(joined["task"], joined.drop("task"))
+    if len(rows) < 2:
+        return
+    yield f"## Tasks of iteration {k}"
+    lines = [list(rows[0]), ["---", *["---:"] * (len(rows[0]) - 1)]]
+    lines += [[inline(row["task"]), *(_cell(name, row[name]) for name in list(row)[1:])] for row in rows]
+    yield "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def _samples(paths: RunPaths, k: int) -> Iterator[str]:

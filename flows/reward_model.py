@@ -11,6 +11,7 @@ from flows import progress
 from flows.config import check_outside, read_config
 from flows.failing import in_one_sentence
 from flows.forms import TrainOverrides
+from flows.phases import check_phase
 from flows.publish import published, reward_model_name
 from flows.resume import REWARD_MODEL, stages_of
 from flows.runs import ARTIFACTS, History, check_same, writing
@@ -39,6 +40,7 @@ def reward_model(
     paths = RunPaths.named(Path(artifacts), resolved.run)
     if not check_same(paths, resolved):
         check_outside(resolved)
+        check_phase(paths.root.parent, resolved)
     with writing(paths, resolved, progress.say), published(paths, resolved):
         for stage in stages_of(History(paths), resolved, 0):
             if stage != "evaluate":

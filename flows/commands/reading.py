@@ -1,5 +1,7 @@
 """`grpo status`, `show`, `sql`, `report` and `fields`: what only reads."""
 
+import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -83,6 +85,8 @@ def show(
             before = row["prompt_id"]
         console.print(f"[dim]{_marks(row)}[/dim]", highlight=False)
         console.print(f"  {escape(row['completion'])}", highlight=False)
+        for note in _notes(row):
+            console.print(f"  [dim]{escape(note)}[/dim]", highlight=False)
     return None
 
 
@@ -163,8 +167,27 @@ def _cell(state: dict[str, Any] | None) -> str:
     return f"[green]{state['seconds']:.1f}s[/]{rows}"
 
 
+def _earned(row: dict[str, Any]) -> str:
+    """What each reward gave, where several judged the completion or could have."""
+    judged = {name.removeprefix("status_"): row[name] for name in row if name.startswith("status_")}
+    told = [
+        f"{name} {figure(row[f'reward_{name}']) if status == 'ok' else status}"
+        for name, status in judged.items()
+        if status not in (None, "null")
+    ]
+    return f" ({', '.join(told)})" if len(judged) > 1 and told else ""
+
+
+def _notes(row: dict[str, Any]) -> Iterator[str]:
+    """What judges said of the completion."""
+    for name in (name for name in row if name.startswith("note_") and row[name] is not None):
+        said = json.loads(row[name]).get("said")
+        if said is not None:
+            yield f"{name.removeprefix('note_')}: {' '.join(str(said).split())}"
+
+
 def _marks(row: dict[str, Any]) -> str:
-    parts = [f"#{row['sample']}", f"reward {figure(row['reward'])}"]
+    parts = [f"#{row['sample']}", f"reward {figure(row['reward'])}{_earned(row)}"]
     if row.get("advantage") is not None:
         parts.append(f"advantage {row['advantage']:+.3f}")
     if row.get("reason"):

@@ -60,6 +60,7 @@ def reward_model(
 ) -> None:
     """Trains the reward model of a run from preferences; `grpo train` does too, and goes on from there."""
     from flows.config import check_outside, parse_overrides, read_config
+    from flows.phases import check_phase
     from flows.resume import REWARD_MODEL
     from flows.runs import History, check_same
     from flows.server import prefect_server
@@ -71,6 +72,7 @@ def reward_model(
     paths = RunPaths.named(artifacts, resolved.run)
     if not check_same(paths, resolved):
         check_outside(resolved)
+        check_phase(artifacts, resolved)
     with prefect_server(artifacts) as wait_for_server:
         from flows import progress
         from flows.display import Display

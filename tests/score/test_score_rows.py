@@ -12,6 +12,7 @@ from stages.contract import tables
 from stages.contract.columns import SCORES
 from stages.score.config import ScoreConfig
 from stages.score.stage import score_metrics, score_rows
+from stages.score.tasks import by_task
 
 SUM = json.dumps({"source_dataset": "chain_sum", "question": "40 + 2 ="})
 FACTORS = json.dumps({"source_dataset": "prime_factorization", "question": "the prime factors of 6"})
@@ -115,3 +116,22 @@ def test_importing_loads_no_verifier_no_torch_and_no_flows(module):
     code = f"import sys, {module}; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+def test_what_each_task_earned_by_hand():
+    config = ScoreConfig.model_validate(
+        {
+            "rewards": [
+                {"type": "format", "think": False},
+                {"type": "length", "target": 10, "limit": 30, "tasks": ["math"]},
+            ]
+        }
+    )
+    scores = score_rows(ROLLOUTS, config)
+    assert by_task(ROLLOUTS["task"], scores) == [
+        {"task": "math", "completions": 3, "no reward": 0, "reward": 4 / 3, "format": 2 / 3, "length": 2 / 3},
+        {"task": "sums", "completions": 2, "no reward": 0, "reward": 1.0, "format": 1.0, "length": None},
+        {"task": "talk", "completions": 1, "no reward": 0, "reward": 1.0, "format": 1.0, "length": None},
+    ]
+    nothing = score_rows(ROLLOUTS, ScoreConfig.model_validate({"rewards": [{"type": "format", "tasks": ["math"]}]}))
+    assert [row["no reward"] for row in by_task(ROLLOUTS["task"], nothing)] == [0, 2, 1]
