@@ -31,7 +31,7 @@ LETTERS = '''
 def letters(prompts, completions, log_metric, **columns):
     """The share of letters."""
     log_metric("longest", max(map(len, completions)))
-    return [sum(map(str.isalpha, text)) / len(text) if text else None for text in completions]
+    return [sum(map(str.isalpha, text)) / len(text) for text in completions]
 '''
 
 
@@ -53,8 +53,8 @@ def folder(server, tmp_path_factory):
     mixed = ["train", ROOT / "configs/mixed.yaml", "--iterations", "2", *settings(*SMALLER)]
     mixed += settings(
         "prompts.source.parts.0.source.size=200",
-        f"score.rewards.2.url={server.url}",
-        "score.rewards.3={type: python, function: 'letters.py:letters', tasks: [writing], weight: 0.5}",
+        f"score.rewards.3.url={server.url}",
+        "score.rewards.4={type: python, function: 'letters.py:letters', tasks: [writing], weight: 0.5}",
     )
     early = run_grpo(folder, *mixed)
     assert (early.returncode, list(folder.glob("artifacts/mixed*"))) == (2, [])
@@ -89,24 +89,24 @@ def test_each_task_is_judged_by_its_own_rewards(folder, server):
     place = folder / "artifacts/mixed/iterations/0001"
     rollouts, scores = (pl.read_parquet(place / name) for name in ("sample/rollouts.parquet", "score/scores.parquet"))
     rows = rollouts.join(scores, on=["prompt_id", "sample"], validate="1:1")
-    assert Counter(rows["task"]) == {"reasoning_gym/chain_sum": 24, "writing": 8}
+    assert Counter(rows["task"]) == {"reasoning_gym/chain_sum": 16, "code": 8, "writing": 8}
+    judges = {"reasoning_gym/chain_sum": {"reasoning_gym", "length"}, "code": {"code"}, "writing": {"judge", "python"}}
     for row in rows.iter_rows(named=True):
-        sums = row["task"] == "reasoning_gym/chain_sum"
-        assert [row[f"status_{name}"] == "null" for name in ("reasoning_gym", "length", "judge")] == [
-            not sums,
-            not sums,
-            sums,
-        ]
-        if sums:
-            length = min(1, max(0, (12 - len(row["completion_tokens"])) / 8))
-            right = float(row["completion"].strip() == row["answer"])
-            assert row["reward"] == pytest.approx(right + 0.1 * length)
-        else:
-            score = min(10, len(row["completion"])) / 10
-            assert row["reward_judge"] == score
-            letters = sum(map(str.isalpha, row["completion"])) / len(row["completion"])
-            assert row["reward"] == pytest.approx(score + 0.5 * letters)
-            assert json.loads(json.loads(row["note_judge"])["said"])["score"] == 10 * score
+        said = row["completion"]
+        statuses = {name.removeprefix("status_"): row[name] for name in row if name.startswith("status_")}
+        assert {name for name, status in statuses.items() if status == "ok"} == judges[row["task"]]
+        assert {status for name, status in statuses.items() if name not in judges[row["task"]]} == {"null"}
+        match row["task"]:
+            case "code":
+                assert row["reward"] == row["reward_code"]
+            case "writing":
+                score = min(10, len(said)) / 10
+                assert row["reward_judge"] == score
+                assert json.loads(json.loads(row["note_judge"])["said"])["score"] == 10 * score
+                assert row["reward"] == pytest.approx(score + 0.5 * sum(map(str.isalpha, said)) / len(said))
+            case _:
+                length = min(1, max(0, (12 - len(row["completion_tokens"])) / 8))
+                assert row["reward"] == pytest.approx((said.strip() == row["answer"]) + 0.1 * length)
     metrics = manifest(folder, "mixed/iterations/0001/score")["metrics"]
     assert (metrics["judge_null"], metrics["judge_prompt_tokens"], metrics["judge_completion_tokens"]) == (24, 800, 56)
     writing = rows.filter(task="writing")["completion"].str.len_chars()
@@ -115,14 +115,15 @@ def test_each_task_is_judged_by_its_own_rewards(folder, server):
 
 def test_what_each_task_earned_is_shown(folder):
     shown = run_grpo(folder, "show", "mixed", "--iteration", "1", COLUMNS="200").stdout
-    assert len(re.findall(r"reward \d\.\d{4} \(reasoning_gym \d\.0000, length \d\.\d{4}\)", shown)) == 24
+    assert len(re.findall(r"reward \d\.\d{4} \(reasoning_gym \d\.0000, length \d\.\d{4}\)", shown)) == 16
+    assert len(re.findall(r"reward \d\.\d{4} \(code \d\.\d{4}\)", shown)) == 8
     assert len(re.findall(r"reward \d\.\d{4} \(judge \d\.\d{4}, python \d\.\d{4}\)", shown)) == 8
     assert shown.count('judge: {"reasons": "By its length.", "score": ') == 8
     assert run_grpo(folder, "report", "mixed", "--to", "mixed.md").returncode == 0
     page = (folder / "mixed.md").read_text()
-    heads = "| task | completions | no reward | reward | reasoning_gym | length | judge | python |"
+    heads = "| task | completions | no reward | reward | reasoning_gym | length | code | judge | python |"
     assert f"## Tasks of iteration 2\n\n{heads}" in page
-    assert re.search(r"\| writing \| 8 \| 0 \| \d\.\d{4} \| – \| – \| \d\.\d{4} \| \d\.\d{4} \|", page)
+    assert re.search(r"\| writing \| 8 \| 0 \| \d\.\d{4} \| – \| – \| – \| \d\.\d{4} \| \d\.\d{4} \|", page)
 
 
 def test_changed_code_makes_what_it_judged_stale(folder, tmp_path, monkeypatch):
@@ -152,7 +153,7 @@ def test_a_key_comes_from_prefects_block_and_is_written_nowhere(folder, server, 
         "from pathlib import Path; from prefect.blocks.system import Secret; from flows.perform import perform\n"
         f"Secret(value={secret!r}).save('judge-key')\n"
         "def score(block):\n"
-        "    judges = {'score.rewards.2.key': 'JUDGE_KEY', 'score.rewards.2.key_block': block}\n"
+        "    judges = {'score.rewards.3.key': 'JUDGE_KEY', 'score.rewards.3.key_block': block}\n"
         "    perform(Path('artifacts/mixed'), 'score', 1, judges)\n"
         "score('judge-key')\n"
         "score('nothing')\n"
@@ -166,7 +167,7 @@ def test_a_key_comes_from_prefects_block_and_is_written_nowhere(folder, server, 
         path for path in (tmp_path / "copy").rglob("*") if path.is_file() and secret.encode() in path.read_bytes()
     ]
     assert written == []
-    assert manifest(tmp_path / "copy", "mixed/iterations/0001/score")["overrides"]["score.rewards.2.key"] == "JUDGE_KEY"
+    assert manifest(tmp_path / "copy", "mixed/iterations/0001/score")["overrides"]["score.rewards.3.key"] == "JUDGE_KEY"
 
 
 def test_a_run_cannot_start_from_itself_or_from_a_policy_that_is_not_there(folder):
