@@ -1,15 +1,18 @@
 """What a configuration's prompts are, before a run and without Prefect."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
 from flows.config import RunConfig
+from flows.runs import ARTIFACTS
+from stages.contract.errors import GrpoError
 from stages.prompts.look import as_seen, groups, histogram, samples, token_lengths
 from stages.prompts.prepare import prepare
 from stages.sample.plan import plan
 from stages.score.reward_config import reward_name
-from stages.warmstart.config import FolderModel
+from stages.warmstart.config import NewModel, RunModel
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -18,19 +21,20 @@ MEASURED = 20_000
 """Prompts whose tokens are counted at most."""
 
 
-def look_at(config: RunConfig, shown: int) -> dict[str, Any]:
+def look_at(config: RunConfig, shown: int, artifacts: Path = ARTIFACTS) -> dict[str, Any]:
     """Counts by source, task and level, lengths, what was left out and why, what will be drawn, and some prompts.
 
     Args:
         config: of a run that need not exist.
         shown: prompts to show.
+        artifacts: folder of all runs, where the starting policy is another run's.
 
     Raises:
         DataError: a source cannot be used.
     """
     prepared = prepare(config.prompts)
     both = pl.concat([prepared.train, prepared.heldout])
-    tokenizer, context, problem = _tokenizer(config)
+    tokenizer, context, problem = _tokenizer(config, artifacts)
     limit = config.sample.max_prompt_tokens
     if context is not None:
         limit = min(limit, context - config.sample.sampling.max_tokens)
@@ -61,18 +65,28 @@ def look_at(config: RunConfig, shown: int) -> dict[str, Any]:
     }
 
 
-def _tokenizer(config: RunConfig) -> "tuple[PreTrainedTokenizerBase | None, int | None, str | None]":
+def _tokenizer(config: RunConfig, artifacts: Path) -> "tuple[PreTrainedTokenizerBase | None, int | None, str | None]":
     """The starting policy's tokenizer, the tokens of its context, and why there are none."""
     model = config.warmstart.model
-    if not isinstance(model, FolderModel):
+    if isinstance(model, NewModel):
         from stages.warmstart.new_model import character_tokenizer
 
         return character_tokenizer(model.characters), model.context_length, None
-    if not model.path.is_dir():
-        return None, None, f"lengths and chat template are not known: no model at {model.path}"
+    if isinstance(model, RunModel):
+        from flows.phases import policy_before
+
+        try:
+            path = policy_before(artifacts, config)
+        except GrpoError as error:
+            return None, None, f"lengths and chat template are not known: {error}"
+        assert path is not None, "it is of a run"
+    else:
+        path = model.path
+    if not path.is_dir():
+        return None, None, f"lengths and chat template are not known: no model at {path}"
     from stages.model.load import folder_context, load_tokenizer
 
-    return load_tokenizer(model.path), folder_context(model.path), None
+    return load_tokenizer(path), folder_context(path), None
 
 
 def _rewards(config: RunConfig, task: str) -> list[str]:
