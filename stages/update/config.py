@@ -200,7 +200,8 @@ class UpdateConfig(Config):
     on_nonfinite: Literal["stop", "skip_step", "rollback"] = "stop"
     """What a loss or gradient that is not finite does. `stop`: the update ends, names the rows, and the former policy
     stays. `skip_step`: that optimizer step is left out and counted. `rollback`: the iteration leaves policy and
-    optimizer as they were, counts it, and the run goes on."""
+    optimizer as they were, counts it, and the run goes on. Where a step has spoilt the weights already, `skip_step` too
+    stops."""
     loss: Loss = ClippedLoss()
     """The objective."""
     kl: KlConfig = KlConfig()

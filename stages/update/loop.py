@@ -15,12 +15,16 @@ from stages.contract.errors import DivergenceError
 from stages.contract.metrics import Meter
 from stages.contract.progress import Progress
 from stages.model.batch import micro_batches
+from stages.model.critic import token_values
 from stages.model.logprobs import token_logprobs
 from stages.model.optim import Optimizer
 from stages.update.batch import TrainingRow, collate_rows, kept_tokens, optimizer_batches, rows_told
 from stages.update.config import UpdateConfig
 from stages.update.objective import LossInputs, derived, loss_of
 from stages.update.value import Trainee, accumulate_values
+
+PROBED = 4
+"""Rows on which the policy is tried after the last step."""
 
 
 @torch.no_grad()
@@ -66,7 +70,7 @@ def train(
         leave_out: told of each batch that is not finite, which is then left out; None stops at it.
 
     Raises:
-        DivergenceError: a loss or gradient is not finite, the rows are named; or the step made weights so.
+        DivergenceError: a loss or gradient is not finite, the rows are named; or a step made weights so, or useless.
     """
     steps: list[dict[str, float]] = []
     for epoch, minibatch, numbers in optimizer_batches(len(rows), config.epochs, config.minibatches, seed):
@@ -100,7 +104,35 @@ def train(
         }
         steps.append(figures)
         progress(len(steps), config.epochs * config.minibatches)
+    if steps:
+        _check_useful(model, rows, config, device, steps[-1], critic)
     return steps
+
+
+@torch.no_grad()
+def _check_useful(
+    model: PreTrainedModel,
+    rows: Sequence[TrainingRow],
+    config: UpdateConfig,
+    device: str,
+    last: dict[str, float],
+    critic: Trainee | None,
+) -> None:
+    """Refuses finite weights that give no finite numbers any more, by a pass over a few of the shortest rows.
+
+    Those of all steps but the last one were told by the next step's loss.
+    """
+    part = micro_batches([row.length for row in rows], config.micro_batch_tokens)[-1][-PROBED:]
+    batch = collate_rows([rows[i] for i in part], device)
+    given = [("policy's log-probabilities", "learning_rate", token_logprobs(model, batch)[0])]
+    if critic is not None:
+        given.append(("critic's values", "critic_learning_rate", token_values(critic.model, batch)))
+    for name, rate, values_N in given:
+        if not bool(values_N.isfinite().all()):
+            raise DivergenceError(
+                f"optimizer step {last['step']}: at a learning rate of {last[rate]:g} the weights stay finite, but the "
+                f"{name} do not: lower it"
+            )
 
 
 def _check_finite(figures: dict[str, float], step: int) -> None:

@@ -33,7 +33,7 @@ from stages.update.value import Trainee
 
 REMEDY = (
     "Policy and optimizer stay as they were; lower update.optimizer.learning_rate, or set update.on_nonfinite to "
-    "skip_step or rollback: in this iteration alone by `grpo stage update {run} --iteration {k} --set …`, from here on "
+    "{choices}: in this iteration alone by `grpo stage update {run} --iteration {k} --set …`, from here on "
     "by `grpo fork {run} --at {before} --name … --set …`"
 )
 OPTIMIZER, CRITIC_OPTIMIZER, KL = "optimizer.safetensors", "critic_optimizer.safetensors", "kl.safetensors"
@@ -54,17 +54,20 @@ def run(job: Job, config: UpdateConfig, critic: CriticConfig | None = None) -> N
             rollouts, scores, advantages, with_reference=config.kl.coefficient > 0, with_returns=critic is not None
         )
         with desk.timed("load"):
-            former = _former(job, desk, config, critic)
+            trained = _former(job, desk, config, critic)
             config = config.model_copy(update={"kl": _current(job, desk, config.kl)})
         if config.old_logprobs == "sampler":
             rows = [replace(row, old_T=row.sampler_T) for row in rows]
         else:
             with desk.timed("old_logprobs"):
-                rows = with_old_policy(former.model, rows, config.micro_batch_tokens, job.device)
+                rows = with_old_policy(trained.model, rows, config.micro_batch_tokens, job.device)
         factor = gpg_factor(*group_counts(rollouts, advantages)) if isinstance(config.loss, GpgLoss) else 1.0
         with desk.timed("train"):
-            trained, steps = _trained(job, desk, former, rows, config, factor, critic)
-            model, trainee = trained.model, trained.trainee
+            steps = _steps(job, desk, trained, rows, config, factor)
+            if rolled_back := steps is None:
+                del trained  # first, so that memory never holds both
+                trained = _former(job, desk, config, critic)
+        model, trainee, steps = trained.model, trained.trainee, steps or []
         desk.metrics |= summary(steps)
         with desk.timed("save"):
             parent = paths.policy(k - 1)
@@ -75,7 +78,7 @@ def run(job: Job, config: UpdateConfig, critic: CriticConfig | None = None) -> N
                 save_critic(trainee.model, desk.folder / "critic")
                 desk.write_later(CRITIC_OPTIMIZER, Serialised(trainee.optimizer.state()))
             if config.average is not None:
-                _save_average(job, desk, model, config.average.decay)
+                _save_average(job, desk, None if rolled_back else model, config.average.decay)
             if config.kl.adaptive is not None:
                 _save_next(desk, config.kl)
         names = sorted({name for step in steps for name in step} | {field.name for field in STEPS.fields})
@@ -103,39 +106,34 @@ def _former(job: Job, desk: Workspace, config: UpdateConfig, critic: CriticConfi
     return Trained(model, optimizer, _trainee(job, desk, critic) if critic else None)
 
 
-def _trained(
-    job: Job,
-    desk: Workspace,
-    former: Trained,
-    rows: list[TrainingRow],
-    config: UpdateConfig,
-    factor: float,
-    critic: CriticConfig | None,
-) -> tuple[Trained, list[dict[str, float]]]:
-    """The models after training, and the steps' figures; what was not finite is dealt with as configured.
+def _steps(
+    job: Job, desk: Workspace, trained: Trained, rows: list[TrainingRow], config: UpdateConfig, factor: float
+) -> list[dict[str, float]] | None:
+    """Trains; the steps' figures, or None where what was not finite rolls the iteration back.
 
     Raises:
-        DivergenceError: a loss or gradient is not finite, and the update is to stop.
+        DivergenceError: something is not finite, and the update is to stop.
     """
     seed, policy = derive(job.seed, "update", job.iteration), config.on_nonfinite
     left_out: list[str] = []
     leave_out = left_out.append if policy == "skip_step" else None
-    model, optimizer, trainee = former.model, former.optimizer, former.trainee
+    model, optimizer, trainee = trained.model, trained.optimizer, trained.trainee
     try:
         steps = train(model, optimizer, rows, config, seed, job.device, job.progress, factor, trainee, leave_out)
     except DivergenceError as error:
         if policy != "rollback":
             k = job.iteration
-            remedy = REMEDY.format(run=job.paths.root.name, k=k, before=k - 1)
+            choices = "rollback" if policy == "skip_step" else "skip_step or rollback"
+            remedy = REMEDY.format(run=job.paths.root.name, k=k, before=k - 1, choices=choices)
             raise DivergenceError(f"update of iteration {k}: {error}. {remedy}") from error
         desk.metrics["rolled_back"] = 1.0
         desk.notes["warnings"] = [f"rolled back: {error}"]
-        return _former(job, desk, config, critic), []
+        return None
     if policy == "skip_step":
         desk.metrics["skipped_steps"] = float(len(left_out))
     if left_out:
         desk.notes["warnings"] = [f"left out: {told}" for told in left_out]
-    return former, steps
+    return steps
 
 
 def adapt(model: PreTrainedModel, config: UpdateConfig, k: int, seed: int) -> None:
@@ -203,11 +201,15 @@ def _save_next(desk: Workspace, config: KlConfig) -> None:
     write_tensors(desk.folder / KL, {"coefficient": torch.tensor(coefficient, dtype=torch.float64)})
 
 
-def _save_average(job: Job, desk: Workspace, model: PreTrainedModel, decay: float) -> None:
-    """Writes the average of the policies up to this one; that of iteration 0 is its policy."""
+def _save_average(job: Job, desk: Workspace, model: PreTrainedModel | None, decay: float) -> None:
+    """Writes the average of the policies up to this one; that of iteration 0 is its policy.
+
+    Where the iteration was rolled back there is no such policy, and the average stays as it was.
+    """
     k, paths = job.iteration, job.paths
     folder = paths.average(k - 1) if k > 1 else paths.policy(0)
     desk.take_folder(folder)
     average = load_model(folder, job.device)
-    move_towards(average, model, decay)
+    if model is not None:
+        move_towards(average, model, decay)
     save_policy(average, desk.folder / "average", paths.policy(k - 1))

@@ -17,7 +17,7 @@ from stages.contract.weights import read_tensors
 from stages.contract.workspace import Job, open_stage
 from stages.model.config import CriticConfig
 from stages.update import stage as update
-from stages.update.config import UpdateConfig
+from stages.update.config import AverageConfig, UpdateConfig
 from tests.starting import start_run
 from tests.update.test_stage import SHORT, one_iteration
 
@@ -80,6 +80,43 @@ def test_a_step_that_would_make_weights_infinite_is_told_with_its_learning_rate(
         assert not started.stage(1, "update").exists()
     one_iteration(started, 1, SHORT, again(config, "rollback"))
     assert all_finite(started, 1)
+
+
+@pytest.mark.parametrize("minibatches", [1, 3])
+def test_a_step_that_leaves_finite_but_useless_weights_is_told(minibatches: int, started: RunPaths) -> None:
+    config = EXPLODING.model_copy(update={"minibatches": minibatches})
+    told = r"optimizer step 1: at a learning rate of 1e\+20 the weights stay finite, but the policy's log-probabilities"
+    with pytest.raises(DivergenceError, match=told) as caught:  # later steps are left out, the first one was taken
+        one_iteration(started, 1, SHORT, again(config, "skip_step"))
+    assert "or set update.on_nonfinite to rollback: in this iteration alone" in str(caught.value)
+    if minibatches == 1:
+        with pytest.raises(DivergenceError, match=told):
+            one_iteration(started, 1, SHORT, config)
+    assert not started.stage(1, "update").exists()
+    one_iteration(started, 1, SHORT, again(config, "rollback"))
+    assert known(started, 1).metrics["rolled_back"] == 1
+    one_iteration(started, 2, SHORT, again(config, "rollback"))  # the sampler can draw from what is left
+
+
+def test_a_critic_whose_values_are_no_longer_finite_is_told(started: RunPaths) -> None:
+    critic = CriticConfig(optimizer={"learning_rate": 3e37})
+    told = r"optimizer step 1: at a learning rate of 3e\+37 the weights stay finite, but the critic's values do not"
+    with pytest.raises(DivergenceError, match=told):
+        config = LEARNING.model_copy(update={"minibatches": 1})
+        one_iteration(started, 1, SHORT, config, method=Gae(type="gae"), critic=critic)
+
+
+def test_rolling_back_leaves_the_average_as_it_was(started: RunPaths) -> None:
+    config = again(LEARNING.model_copy(update={"average": AverageConfig(decay=0.5)}), "rollback")
+    for k in (1, 2):
+        one_iteration(started, k, SHORT, config)
+    moved = (started.average(2) / "model.safetensors").read_bytes()
+    poison(started, 2, "advantages", math.nan)
+    update.run(Job(started, 2, seed=1), config)
+    assert known(started, 2).metrics["rolled_back"] == 1
+    stayed = [(started.average(k) / "model.safetensors").read_bytes() for k in (1, 2)]
+    assert stayed[0] == stayed[1] != moved
+    assert stayed[0] != (started.policy(1) / "model.safetensors").read_bytes()
 
 
 @pytest.mark.parametrize("value", [math.inf, math.nan])
