@@ -28,10 +28,13 @@ REPLACED = {  # in this order
     "°": r"^\\circ ",
     r"\s+": " ",
 }
+SPACE = re.compile(r" +(?![\w ])|(?<!\w) +")
 DELIMITERS = re.compile(r"^\\[(\[]|\\[)\]]$")
 PROSE = re.compile(r"(?<![\\a-zA-Z])[a-zA-Z]{2,}(?: +[a-zA-Z]{2,}){2}")
 VARIABLE = re.compile(r"(?:^|(?<=[,;])) *(\\?[a-zA-Z]+(?:_\{?\w+\}?)?|[a-zA-Z]?\([a-z](?:, *[a-z])*\)) *=")
 INEQUALITY = re.compile(r"[<>]|\\(?:[lg]eq?|[lg]t)(?![a-zA-Z])")
+RELATION = re.compile(r"\\(?:approx|simeq|sim|cong|equiv|neq?|to|mapsto|propto)(?![a-zA-Z])|[≈≠≃≅≡→]")
+"""What makes a number one side of a statement about it."""
 WORDS = r"""[kcm]m|ft|feet|foot|in|inch(?:es)?|yards?|miles?|(?:kilo|centi|milli)?met(?:er|re)s?|kg|(?:kilo)?grams?|lbs?
     |pounds?|seconds?|minutes?|hours?|hrs?|days?|weeks?|months?|years?|degrees?|dollars?|cents?|euros?|units?|mph
     |lit(?:er|re)s?""".replace("\n    ", "")
@@ -53,6 +56,11 @@ def clean(text: str) -> str:
     return text if in_brackets else THOUSANDS.sub(lambda found: found[0].replace(",", ""), text)
 
 
+def tight(text: str) -> str:
+    """The text without the spaces that part nothing: those beside a sign, but not between two numbers or words."""
+    return SPACE.sub("", text)
+
+
 def comparable(gold: str, answer: str) -> Pair | None:
     """The two as math-verify may see them; None where it would call equal what is not.
 
@@ -61,7 +69,9 @@ def comparable(gold: str, answer: str) -> Pair | None:
     """
     if gold == answer:
         return gold, answer
-    added = ("%" in answer and "%" not in gold) or (PROSE.search(answer) and not PROSE.search(gold))
+    added = ("%" in answer and "%" not in gold) or any(
+        p.search(answer) and not p.search(gold) for p in (PROSE, RELATION)
+    )
     if added or len(answer) > LONGEST or "$" in answer:
         return None
     if "=" in answer and "=" not in gold:
@@ -69,13 +79,19 @@ def comparable(gold: str, answer: str) -> Pair | None:
         answer = VARIABLE.sub("", answer).strip()
         if len(names) > 1 or "=" in answer:
             return None
-    shapes = {shape(gold), shape(answer)}
-    if len(shapes) > 1 and shapes != {"set", "list"} and not INEQUALITY.search(gold):
+    if not _shaped_alike(gold, answer):
         return None
     units = [UNIT.search(text) for text in (gold, answer)]
     if None in units or len({"".join(unit.groups("")) for unit in units if unit}) == 1:
         return UNIT.sub("", gold), UNIT.sub("", answer)
     return gold, answer
+
+
+def _shaped_alike(gold: str, answer: str) -> bool:
+    shapes = {shape(gold), shape(answer)}
+    if shapes == {"list"}:
+        return r"\pm" in gold + answer or entries(gold) == entries(answer)
+    return len(shapes) == 1 or shapes == {"set", "list"} or INEQUALITY.search(gold) is not None
 
 
 def shape(text: str) -> str:
@@ -95,6 +111,15 @@ def shape(text: str) -> str:
     if enclosed and 1 in commas:
         return text[0] + text[-1]
     return "list" if 0 in commas or r"\pm" in text else "one"
+
+
+def entries(text: str) -> int:
+    """Entries of a list that is in no brackets."""
+    depth, count = 0, 1
+    for letter in text:
+        depth += (letter in "([{") - (letter in ")]}")
+        count += depth == 0 and letter in ",;"
+    return count
 
 
 def number(text: str) -> Fraction | None:

@@ -53,6 +53,12 @@ class Nursery:
             raise RuntimeError(f"verifiers could not be imported: {why}") from failure
 
     @property
+    def pid(self) -> int:
+        """Its process id."""
+        assert self._process.pid is not None
+        return self._process.pid
+
+    @property
     def alive(self) -> bool:
         """Whether it can fork workers still."""
         try:

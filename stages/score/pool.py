@@ -138,6 +138,11 @@ def _nursery(function: Callable[[Argument], float], warm: Callable[[], None]) ->
     return _nurseries[key]
 
 
+def nurseries() -> list[int]:
+    """The process ids of what stays between calls."""
+    return [nursery.pid for nursery in _nurseries.values()]
+
+
 def close() -> None:
     """Ends what stays between calls; the next one starts it anew."""
     while _nurseries:

@@ -6,7 +6,7 @@ from fractions import Fraction
 import pytest
 
 from stages.contract.errors import DataError
-from stages.score.expression import number
+from stages.score.expression import number, tight
 from stages.score.mark import Item
 from stages.score.reward_config import MathReward
 from stages.score.rewards import judge
@@ -53,6 +53,9 @@ WRONG = r"""
 5 == 4=5 ; \boxed{4=5} ; 2+3=5 ; x=5=5 ; x=5,y=6 ; 5=5 ; 5<6 ; 5 \neq 6
 5 == {5} ; \{5\} ; 5,5 ; \{5,5\}
 5 == -5 ; 50 ; 5x ; 5s ; 5! ; 5.000001 ; five ; 5 5 ; 5 million ; 5\text{ million} ; 6, so not 5
+5 == 5 \approx 5.1 ; 5 ≈ 5.1 ; 5 \to 6 ; 5 \equiv 12 ; \text{5 is wrong} ; 5\text{ is incorrect} ; 5 maybe 6 ; \pm 5
+2,3 == 2,3,3 ; 2,2,3 ; 2,3,4 ; (2,3) ; 2 ; 2.3
+1/2 == 50% ; \frac{1}{2}\% ; 0.49999999999 ; 1/2x
 5 == 4 ; \frac{5}{2} ; 5/0 ; \boxed{} ; x
 10 == 10% ; 10 % ; 10\% ; 10 percent ; 10\text{ percent} ; 0.1
 42 == 42 is wrong ; 42 \text{ is wrong} ; not 42 ; the answer is 42 ; it is 42, I think
@@ -176,6 +179,21 @@ def test_an_item_without_a_right_answer_is_refused_unless_its_task_is_not_judged
     with pytest.raises(DataError, match="answer_field"):
         judge(MathReward(type="math"), items)
     assert [mark.status for mark in judge(MathReward(type="math", tasks=("math",)), items)] == ["ok", "null"]
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("3x + 2", "3x+2"),
+        ("1 2", "1 2"),
+        ("a b  c", "a b c"),
+        ("( 1 , 2 )", "(1,2)"),
+        (r"\sin x", r"\sin x"),
+        (r"\sin (x) / 2", r"\sin(x)/2"),
+    ],
+)
+def test_spaces_that_part_nothing_are_no_difference(text, wanted):
+    assert tight(text) == wanted
 
 
 @pytest.mark.parametrize(
