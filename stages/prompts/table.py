@@ -5,6 +5,7 @@ import re
 from collections.abc import Sequence
 
 import polars as pl
+import pyarrow as pa
 from blake3 import blake3
 
 from stages.contract import tables
@@ -13,6 +14,7 @@ from stages.contract.errors import DataError
 from stages.prompts.config import PromptsConfig
 from stages.prompts.rows import RawPrompt
 
+_MESSAGES = next(field.type for field in PROMPTS.fields if field.name == "messages")
 NEAR = "near"
 """A column beside those of the table: equal where two questions differ in case and white space alone."""
 
@@ -30,7 +32,7 @@ def table(raw: Sequence[RawPrompt], config: PromptsConfig, source: str | None = 
         PROMPTS,
         {
             "prompt_id": [blake3(json.dumps(m).encode()).hexdigest()[:16] for m in messages],
-            "messages": messages,
+            "messages": pl.Series(pa.array(messages, _MESSAGES)),  # Polars would look at each list by itself
             "format": [config.format] * len(raw),
             "task": [prompt.task for prompt in raw],
             "answer": [_answer(prompt, config.answer_pattern) for prompt in raw],
