@@ -140,7 +140,7 @@ _warm: dict[tuple[str, str, int | None, int | None], Engine] = {}
 def _engine(config: RunConfig, job: Job) -> Engine:
     """The engine of this process. It stays warm, and holds the digest of the policy that it has loaded."""
     rank = config.update.lora.rank if config.update.lora else None
-    key = (config.sample.model_dump_json(), job.device, job.threads, rank)
+    key = (config.sample.model_dump_json(exclude={"weights", "curriculum"}), job.device, job.threads, rank)
     if key not in _warm:
         for engine in _warm.values():
             engine.close()

@@ -34,6 +34,7 @@ def data(
         f"[bold]{escape(str(config))}[/bold]: {prompts['read']:,} prompts read, {prompts['train']:,} to train on, "
         f"{prompts['heldout']:,} held out",
         highlight=False,
+        soft_wrap=True,
     )
     console.print(_groups(found))
     for line in (*_left_out(found), *_judged(found)):

@@ -150,7 +150,7 @@ class SampleConfig(Config):
 
     @field_validator("weights")
     @classmethod
-    def _some_weight(cls, value: dict[str, float] | None) -> dict[str, float] | None:
+    def _sorted(cls, value: dict[str, float] | None) -> dict[str, float] | None:
         if value is not None and (min(value.values(), default=0) < 0 or not sum(value.values()) > 0):
             raise ValueError("weights are 0 or more, and one is above 0")
-        return value
+        return None if value is None else dict(sorted(value.items()))  # their order decides nothing

@@ -81,6 +81,13 @@ def test_each_source_gives_its_share_and_each_of_its_prompts_once_in_a_pass():
     )
 
 
+def test_the_order_in_which_weights_are_named_decides_nothing():
+    table = prompts(sums=12, code=12)
+    one, other = ({"sums": 1, "code": 1}, {"code": 1, "sums": 1})
+    for k in (1, 2):
+        assert taken(table, k, prompts=5, weights=one) == taken(table, k, prompts=5, weights=other)
+
+
 def test_a_change_of_one_weight_leaves_the_order_of_the_other_sources():
     table = prompts(sums=40, code=40)
     before = taken(table, 1, prompts=8, weights={"sums": 1, "code": 1})
@@ -114,7 +121,7 @@ def test_what_dynamic_sampling_adds_is_taken_in_turns_by_weight_and_from_open_le
     chosen = choose(table, config, 1, 1)
     first, more = (table["prompt_id"][rows].to_list() for rows in (chosen.first, chosen.more))
     assert sorted(first + more) == sorted(table["prompt_id"][[*range(6), *range(12, 18)]])
-    assert [name[0] for name in more] == ["s", "c"] * 4
+    assert [name[0] for name in more] == ["c", "s"] * 4
 
 
 # Levels
