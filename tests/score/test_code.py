@@ -90,7 +90,9 @@ def test_what_a_program_does_to_itself_is_its_own_verdict_and_the_next_is_judged
         "def add(a, b):\n    return {a}": "crashed",
         "def add(a, b):\n    return 10 ** 5000": "crashed",
         "import json\ndef add(a, b):\n    return [json.loads('[' * 500 + ']' * 500)]": "wrong",
-        "(" * 5000: "crashed",
+        "[" * 100_000: "crashed",
+        "x = '\ud800'": "crashed",
+        "x = 1\x00": "crashed",
     }
     programs = [program for deed in deeds for program in (deed, right)]
     judged = marks(programs, ADD)
@@ -166,16 +168,19 @@ def test_a_forged_reward_is_none():
 
 
 def test_expected_values_never_enter_the_sandbox():
-    # The program prints all that it was given: its input, its arguments, its environment, its files, its objects.
+    # The program gives the expected value back if it is anywhere in what it was given: input, arguments, objects.
     look = (
         "import gc, os, sys\n"
         "given = [sys.stdin.read(), sys.argv, os.environ, os.listdir('/tmp'), list(map(repr, gc.get_objects()))]\n"
-        "print(3 if ''.join(['730', '158']) in repr(given) else 4)"
+        "told = repr(given)\n"
+        "wanted = ''.join(['730', '158'])\n"
+        "print(int(wanted) if wanted in told else 4)"
     )
     call = f"def add(a, b):\n    {look.replace(chr(10), chr(10) + '    ').replace('print(', 'return (')}"
-    assert values([look], [{"stdin": "1 2", "stdout": "3"}, {"stdin": "5", "stdout": "730158"}]) == [(0.0, "ok")]
+    assert values([look], [{"stdin": "5", "stdout": "730158"}]) == [(0.0, "ok")]
     assert values([call], [{"function": "add", "arguments": [1, 2], "expected": 730158}]) == [(0.0, "ok")]
-    assert values([look], [{"stdin": "730158", "stdout": "3"}]) == [(1.0, "ok")]  # it would be seen
+    assert values([look], [{"stdin": "730158", "stdout": "730158"}]) == [(1.0, "ok")]  # it would be seen
+    assert values([call], [{"function": "add", "arguments": [1, [730158]], "expected": 730158}]) == [(1.0, "ok")]
 
 
 def test_tests_may_stand_in_a_column_and_must_stand_somewhere():

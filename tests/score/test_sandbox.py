@@ -333,3 +333,20 @@ def test_an_ordinary_user_has_the_same_sandbox_and_a_weaker_one_by_name():
 def test_root_is_refused_the_weaker_one():
     with pytest.raises(ConfigError, match="cannot hold a program that runs as root: start grpo as an ordinary user"):
         open_sandbox("rlimit").__enter__()
+
+
+def test_a_host_that_can_start_nothing_is_the_sandboxs_failure_not_the_programs():
+    code = (
+        "import resource\n"
+        "from stages.score.sandbox.sandbox import open_sandbox\n"
+        "with open_sandbox() as sandbox:\n"
+        "    before = resource.getrlimit(resource.RLIMIT_NOFILE)\n"
+        "    resource.setrlimit(resource.RLIMIT_NOFILE, (8, before[1]))\n"
+        "    print(sandbox.run('print(1)'))\n"
+        "    resource.setrlimit(resource.RLIMIT_NOFILE, before)\n"
+        "    print(sandbox.run('print(1)').stdout)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    failed, worked = done.stdout.splitlines()
+    assert failed == "Outcome(end='failure', code=1, stdout=b'', stderr=b'[Errno 24] Too many open files')"
+    assert worked == "b'1\\n'"

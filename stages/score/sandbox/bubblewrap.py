@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from stages.contract.errors import ConfigError
+from stages.score.sandbox.groups import joining
 from stages.score.sandbox.interpreter import PACKAGES, Interpreter
 from stages.score.sandbox.limits import Limits
 
@@ -88,11 +89,6 @@ def reachable(path: Path) -> bool:
     return through and path.stat().st_mode & wanted == wanted
 
 
-def joining(groups: Sequence[Path]) -> list[str]:
-    """Enters control groups."""
-    return _first([f"echo 0 > {shlex.quote(str(group / 'cgroup.procs'))}" for group in groups]) if groups else []
-
-
 def lending(moved: Mapping[Path, Path], scratch: Path) -> list[str]:
     """Shows sources at places that anyone can reach, to nobody but the processes that come after it."""
     steps = [f"mount -t tmpfs -o mode=0755 sandbox {shlex.quote(str(scratch))}"]
@@ -101,17 +97,14 @@ def lending(moved: Mapping[Path, Path], scratch: Path) -> list[str]:
         quoted = shlex.quote(str(place))
         steps += [f"mkdir {shlex.quote(str(place.parent))}", f"{made} {quoted}"]
         steps += [f"mount --bind {shlex.quote(str(source))} {quoted}"]
-    return [str(found("unshare")), "--mount", "--propagation", "private", "--", *_first(steps)]
+    script = " && ".join([*steps, 'exec "$@"'])
+    return [str(found("unshare")), "--mount", "--propagation", "private", "--", "/bin/sh", "-c", script, "sh"]
 
 
 def becoming(user: int) -> list[str]:
     """Becomes a user, for good, with nothing that root had."""
     who = ("--reuid", str(user), "--regid", str(user), "--clear-groups")
     return [str(found("setpriv")), *who, "--no-new-privs", "--bounding-set=-all", "--inh-caps=-all", "--"]
-
-
-def _first(steps: Sequence[str]) -> list[str]:
-    return ["/bin/sh", "-c", " && ".join([*steps, 'exec "$@"']), "sh"]
 
 
 def binds(shown: Mapping[Path, Path]) -> list[str]:

@@ -2,7 +2,9 @@
 
 import itertools
 import os
-from collections.abc import Iterable, Iterator
+import shlex
+import subprocess
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -35,7 +37,16 @@ def make_groups(limits: Limits) -> tuple[Path, ...]:
     except OSError:
         remove_groups(made)
         return ()
+    if made and subprocess.run([*joining(made), "true"], capture_output=True, check=False).returncode != 0:
+        remove_groups(made)  # whoever may make a group may yet not be allowed to move a process there
+        return ()
     return tuple(made)
+
+
+def joining(groups: Sequence[Path]) -> list[str]:
+    """Enters groups and goes on with the command that follows."""
+    steps = [f"echo 0 > {shlex.quote(str(group / 'cgroup.procs'))}" for group in groups]
+    return ["/bin/sh", "-c", " && ".join([*steps, 'exec "$@"']), "sh"] if groups else []
 
 
 def remove_groups(groups: Iterable[Path]) -> None:

@@ -58,6 +58,8 @@ class Sandbox:
         slot = self._slots.get()
         try:
             return self._run(program.encode("utf-8", "replace"), stdin, slot)
+        except OSError as error:  # no process or pipe could be made
+            return Outcome("failure", 1, b"", str(error).encode("utf-8", "replace"))
         finally:
             self._slots.put(slot)
 
