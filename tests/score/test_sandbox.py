@@ -215,10 +215,12 @@ def test_a_program_dies_with_the_process_that_scores():
         "from stages.score.sandbox.sandbox import open_sandbox\n"
         f"with open_sandbox() as sandbox: sandbox.run({program!r})"
     )
-    scorer = subprocess.Popen([sys.executable, "-c", code])
-    until(lambda: named("grpo-orphan") or scorer.poll() is not None)
-    scorer.send_signal(signal.SIGKILL)
-    scorer.wait()
+    with tempfile.TemporaryDirectory() as folder:  # what it leaves there goes with it
+        Path(folder).chmod(0o755)
+        scorer = subprocess.Popen([sys.executable, "-c", code], env=os.environ | {"TMPDIR": folder})
+        until(lambda: named("grpo-orphan") or scorer.poll() is not None)
+        scorer.send_signal(signal.SIGKILL)
+        scorer.wait()
     until(lambda: not named("grpo-orphan"))
 
 
