@@ -22,7 +22,7 @@ from stages.score.mark import Mark, error, ok, timeout
 from stages.score.nursery import Nursery
 
 Argument = TypeVar("Argument")
-MEMORY = 4 * 2**30
+MEMORY = 2 * 2**30
 """Bytes of address space that a worker may take beyond what it has when it is ready."""
 PATIENCE = 10
 """Seconds on the clock for each second of processor time; ends an item that sleeps."""

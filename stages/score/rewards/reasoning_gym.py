@@ -28,7 +28,6 @@ REFUSED = {
     "game_of_life_halting": "its verifier rewards any text",
     "complex_arithmetic": "its verifier rewards 'nan'",
     "codeio": "its problems are not the same in every process",
-    "composite": "it is a mixture: name its families",
 }
 EVALUATED = {
     "binary_matrix": "reasoning_gym.algorithmic.binary_matrix",
