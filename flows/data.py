@@ -37,7 +37,9 @@ def look_at(config: RunConfig, shown: int, artifacts: Path = ARTIFACTS) -> dict[
     tokenizer, context, problem = _tokenizer(config, artifacts)
     limit = config.sample.max_prompt_tokens
     if context is not None:
-        limit = min(limit, context - config.sample.sampling.max_tokens)
+        limit = min(limit, room := context - config.sample.sampling.max_tokens)
+        if room < 1:
+            problem = f"sample.sampling.max_tokens leaves no room for a prompt in the context of {context} tokens"
     lengths = None if tokenizer is None else token_lengths(both, tokenizer, MEASURED)
     rows = groups(prepared, lengths, limit)
     drawing = plan(prepared.train, config.sample, config.iterations)

@@ -131,9 +131,10 @@ def _answer(row: Mapping[str, Any], name: str | None, here: str, field: str) -> 
     missing = answer is None or answer is MISSING or (isinstance(answer, float) and math.isnan(answer))
     text = json.dumps(answer, ensure_ascii=False, default=str) if isinstance(answer, dict | list) else str(answer)
     if missing or not text.strip():
+        there = f", only {sorted(row)} are there" if answer is MISSING else ""
         raise DataError(
-            f"{here}: no answer in column {name!r}; fill it in, or set {field}.answer_field to null if no reward "
-            "needs answers"
+            f"{here}: no answer in column {name!r}{there}; fill it in, or set {field}.answer_field to null if no "
+            "reward needs answers"
         )
     return checked_text(text, f"{here}, column {name!r}")
 

@@ -380,7 +380,7 @@ def test_a_source_that_is_held_out_whole_leaves_nothing_to_train_on(tmp_path: Pa
         ('{"question": "a", "answer": 1}\n', r"line 1: no column 'prompt', only \['answer', 'question'\]"),
         (
             '{"prompt": "a", "answer": 1}\n{"prompt": "b"}\n',
-            r"line 2: no answer in column 'answer'; fill it in, or set",
+            r"line 2: no answer in column 'answer', only \['prompt'\] are there; fill it in",
         ),
         ('{"prompt": "a", "answer": null}\n', "line 1: no answer in column 'answer'"),
         ('{"prompt": "a", "answer": "  "}\n', "line 1: no answer in column 'answer'"),
