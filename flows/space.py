@@ -6,6 +6,8 @@ from pathlib import Path
 from flows.retain import OPTIMIZERS, WEIGHTS
 from stages.contract.paths import RunPaths
 
+REWARD_MODEL = "model"
+"""The folder of weights in the stage `reward_model`; the retention rule leaves them."""
 KINDS = ("weights", "optimizer", "tables", "other")
 
 
@@ -44,6 +46,6 @@ def _row(name: Path) -> str:
 def _kind(path: Path) -> str:
     if path.name in OPTIMIZERS:
         return "optimizer"
-    if path.parent.name in {place.rstrip("/") for place in WEIGHTS}:
+    if path.parent.name in {REWARD_MODEL, *(place.rstrip("/") for place in WEIGHTS)}:
         return "weights"
     return "tables" if path.suffix == ".parquet" else "other"

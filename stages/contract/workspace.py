@@ -101,7 +101,7 @@ class Workspace:
         for path in sorted(files):
             self.take(path)
         return names_digest(
-            {path.relative_to(folder).as_posix(): self._inputs[self.paths.relative(path)].digest for path in files}
+            {path.relative_to(folder).as_posix(): self._inputs[self._name(path)].digest for path in files}
         )
 
     def cite_folder(self, folder: Path) -> str:

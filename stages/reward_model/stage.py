@@ -29,12 +29,13 @@ def run(job: Job, config: RewardModelConfig) -> None:
             raise DataError(f"reward_model.pairs: none of {len(found)} pairs is left to train on: {desk.dropped}")
         with desk.timed("train"):
             seed = derive(job.seed, "reward_model")
-            steps = train(model, [_tokens(model, pair) for pair in pairs], config, seed, job.progress)
+            steps = train(model, list(pairs.values()), config, seed, job.progress)
         with desk.timed("heldout"):
-            chosen, rejected = judged(model, [_tokens(model, pair) for pair in heldout], config.micro_batch_tokens)
+            chosen, rejected = judged(model, list(heldout.values()), config.micro_batch_tokens)
         with desk.timed("save"):
             save_policy(model.model, desk.folder / "model", folder)
-        _write(desk, model, pairs, heldout, chosen, rejected)
+        read = [found[i] for i in pairs], [found_heldout[i] for i in heldout]
+        _write(desk, model, *read, chosen, rejected)
         columns = {field.name: [step[field.name] for step in steps] for field in PREFERENCE_STEPS.fields}
         desk.write("preference_steps.parquet", tables.frame(PREFERENCE_STEPS, columns), PREFERENCE_STEPS)
         desk.metrics |= last_epoch(steps, len(pairs))
@@ -60,17 +61,17 @@ def _pairs(job: Job, desk: Workspace, config: RewardModelConfig, plain: bool) ->
             assert_never(config.pairs)
 
 
-def _usable(desk: Workspace, model: RewardModel, pairs: Sequence[Pair]) -> list[Pair]:
-    """The pairs that teach something and that the model can see whole; the others are counted."""
-    different = [pair for pair in pairs if pair.chosen != pair.rejected]
+def _usable(desk: Workspace, model: RewardModel, pairs: Sequence[Pair]) -> dict[int, Tokens]:
+    """The pairs that teach something and that the model can see whole, by their places; the others are counted."""
+    different = {
+        i: (model.tokens(pair.chosen), model.tokens(pair.rejected))
+        for i, pair in enumerate(pairs)
+        if pair.chosen != pair.rejected
+    }
     desk.drop("chosen is rejected too", len(pairs) - len(different))
-    fitting = [pair for pair in different if all(0 < len(side) <= model.context for side in _tokens(model, pair))]
+    fitting = {i: sides for i, sides in different.items() if all(0 < len(side) <= model.context for side in sides)}
     desk.drop(f"pair without tokens or longer than {model.context}", len(different) - len(fitting))
     return fitting
-
-
-def _tokens(model: RewardModel, pair: Pair) -> Tokens:
-    return model.tokens(pair.chosen), model.tokens(pair.rejected)
 
 
 def _write(

@@ -190,10 +190,14 @@ def _suspicion(reward: str) -> pl.Expr:
 
 
 def _outlier(column: str) -> pl.Expr:
-    """|x - median| / (1.4826 · median |x - median|) > 3.5; of equal ones, by 1.2533 · mean |x - median|."""
-    far = (pl.col(column) - pl.col(column).median()).abs()
+    """|x - median| / (1.4826 · median |x - median|) > 3.5; where most are equal, by 1.2533 · mean |x - median|.
+
+    And at least twice the median, or at most half of it: where all are nearly equal, one token more is nothing.
+    """
+    middle = pl.col(column).median()
+    far = (pl.col(column) - middle).abs()
     spread = pl.when(far.median() > 0).then(1.4826 * far.median()).otherwise(1.2533 * far.mean())
-    return far > FAR * spread
+    return (far > FAR * spread) & ((pl.col(column) >= 2 * middle) | (2 * pl.col(column) <= middle))
 
 
 def _ordered(rows: pl.DataFrame) -> list[str]:

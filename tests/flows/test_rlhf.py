@@ -7,6 +7,7 @@ import pytest
 
 from flows.config import make_config, read_config
 from flows.perform import perform
+from flows.rescoring import other_rewards, rescore
 from flows.resume import examine
 from flows.runs import History, open_run
 from flows.verify import verify
@@ -71,6 +72,20 @@ def test_ppo_is_rewarded_by_it_and_measured_by_the_verifier(rlhf):
     assert success == pytest.approx(heldout["reward_reasoning_gym"].mean())
     assert (paths.critic(2) / "model.safetensors").is_file()
     assert verify(paths).problems == []
+
+
+def test_it_is_rescored_by_the_verifier_with_the_critics_values(rlhf, tmp_path):
+    paths, *_ = rlhf
+    _, config = open_run(paths.root.parent, "rlhf")
+    truth = {"score.rewards.0.weight": 0, "score.rewards.1.weight": 1}
+    done = rescore(paths, config, other_rewards(config, None, truth), [1, 2], tmp_path / "truth")
+    rows = pl.read_parquet(done.folder / "completions.parquet").filter(~pl.col("heldout"))
+    assert rows["new"].to_list() == rows["reward_reasoning_gym"].to_list()
+    assert rows["reward_reward_model"].to_list() == pytest.approx(rows["old"].to_list(), abs=1e-5)
+    assert rows["right"].to_list() == [value == 1 for value in rows["new"]]
+    # advantages of γ = λ = 1 are the reward less the value, whitened: a right answer has more of it
+    by_truth = {right: part["new_advantage"].mean() for (right,), part in rows.group_by("right")}
+    assert len(by_truth) == 1 or by_truth[True] > by_truth[False]
 
 
 def test_scores_are_stale_when_it_is_trained_anew(rlhf):

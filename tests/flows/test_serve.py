@@ -50,6 +50,14 @@ def test_a_run_is_started_as_the_form_does_and_a_stage_again(served):
     assert run_grpo(served.folder, "status", "formed").returncode == 0
 
 
+def test_stored_completions_are_rescored_by_other_rewards(served):
+    done = served.run("rescore", run="formed", overrides={"score": {"rewards": {"1": {"weight": 2.0}}}})
+    assert done["type"] == "COMPLETED", served.logs()
+    assert (served.folder / "artifacts/.rescored/formed/changed/completions.parquet").exists()
+    [table] = served.api("POST", "/artifacts/filter", {"artifacts": {"key": {"any_": ["formed-rescored"]}}})
+    assert '"length"' in table["data"]
+
+
 def test_a_configuration_is_chosen_from_the_files(served):
     schema = served.api("GET", "/deployments/name/train/train")["parameter_openapi_schema"]
     assert schema["properties"]["config"]["enum"] == ["configs/small.yaml"]

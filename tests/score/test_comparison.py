@@ -70,6 +70,13 @@ def test_a_high_reward_with_a_wrong_answer_or_an_odd_length_is_suspected(rows):
     assert rows.filter("heldout")["new_suspect"].to_list() == [None] * 4 + ["length"] + [None] * 3
 
 
+def test_a_token_more_than_the_others_is_no_odd_length():
+    even = scores([1.0, *[0.0] * 7], truth=[1.0] * 8)
+    for length, told in ((6, None), (9, None), (10, "length"), (3, None), (2, "length")):
+        rows = compared(rollouts([length] + [5] * 7), even, even, (None, None), 1, False, ("truth", 1.0))
+        assert rows["new_suspect"].to_list() == [told] + [None] * 7
+
+
 def test_figures_of_each_reward_with_the_old_one(rows):
     table = reward_figures(rows)
     assert table["iteration"].to_list() == [3] * 4 + [None] * 4 + [3] * 4 + [None] * 4
