@@ -19,7 +19,7 @@ from pathlib import Path
 from flows.server import prefect_server
 from tests.faults.range import Range
 from tests.faults.report import write_report
-from tests.faults.scenarios import ALL, KINDS, ONE_EPOCH, TWO_EPOCHS, Trained, forks, reruns
+from tests.faults.scenarios import ALL, KINDS, ONE_EPOCH, TWO_EPOCHS, WORKERS, Trained, forks, reruns
 
 LEAST = 20
 """Kills in which each scenario has its part."""
@@ -78,6 +78,7 @@ def every(at: Range, kills: int) -> None:
     for kind in KINDS:
         Trained(at, kind).chosen(share)
     Trained(at, ALL).chosen(2 * share)
+    Trained(at, WORKERS).chosen(share // 2)
     trained = Trained(at, TWO_EPOCHS)
     trained.chosen(3 * share)
     trained.in_a_row(share)
@@ -114,6 +115,14 @@ def preload() -> None:
         "transformers.models.llama.modeling_llama",
         "reasoning_gym",
         "peft",
+        "anyio._backends._asyncio",
+        "fastapi",
+        "graphviz",
+        "matplotlib.backends.backend_agg",
+        "prefect.concurrency.context",
+        "prefect.flow_engine",
+        "prefect.task_engine",
+        "pyarrow.dataset",
     ):
         importlib.import_module(name)
     for room in ("prompts", "warmstart", "sample", "score", "advantage", "update", "evaluate"):

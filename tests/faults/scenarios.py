@@ -13,7 +13,9 @@ from tests.faults.range import Overrides, Range, State, check_end, check_left, c
 SMALL = Path(__file__).parents[1] / "data" / "small.yaml"
 MANY = ("step", "generate")
 """Places so frequent that one in ten stands for them."""
-BRIEF = {"warmstart.tuning.steps": 8, "iterations": 2}
+LENGTHS = [{"type": "length", "target": 2, "limit": 6}, {"type": "overlong", "limit": 6, "cache": 4, "weight": 0.1}]
+"""Rewards that need no worker, since each process that is killed would have to start its workers anew."""
+BRIEF = {"warmstart.tuning.steps": 8, "iterations": 2, "score.rewards": LENGTHS}
 RERUN = {"score.rewards.1.weight": 0.5}
 RENAMES = ("rename", "renamed")
 CRITIC: Overrides = {"advantage": {"type": "gae"}, "critic": {}, "sample.group_size": 2}
@@ -32,7 +34,8 @@ class Training:
 
 
 ONE_EPOCH = Training("one epoch a batch", BRIEF | {"iterations": 3, "update.epochs": 1})
-TWO_EPOCHS = Training("two epochs a batch", {})
+TWO_EPOCHS = Training("two epochs a batch", {"score.rewards": LENGTHS})
+WORKERS = Training("verifiers in workers", {"iterations": 2})
 KINDS = (
     Training("retention after each iteration", BRIEF | KEEP, r"^(remove|rmdir)|pruned"),
     Training("sampling in shards", BRIEF | {"sample.shards": 4}, r"\.parts"),
@@ -42,7 +45,7 @@ KINDS = (
 )
 ALL = Training(
     "retention, shards, a critic and an average at once",
-    KEEP | {"sample.shards": 2} | CRITIC | AVERAGE,
+    BRIEF | KEEP | {"sample.shards": 2} | CRITIC | AVERAGE,
     r"^(remove|rmdir)|pruned|\.parts|critic|average",
 )
 
