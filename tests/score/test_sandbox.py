@@ -269,19 +269,6 @@ def test_without_bubblewrap_it_is_refused_and_says_what_to_do(monkeypatch, tmp_p
         open_sandbox().__enter__()
 
 
-def test_a_bubblewrap_that_does_not_work_is_refused_with_its_own_words(monkeypatch):
-    with tempfile.TemporaryDirectory() as folder:
-        broken = Path(folder, "bwrap")
-        broken.write_text("#!/bin/sh\necho 'bwrap: No permissions to create new namespace' >&2; exit 1\n")
-        for path in (folder, broken):
-            Path(path).chmod(0o755)
-        monkeypatch.setattr(bubblewrap, "PLACES", f"{folder}:{bubblewrap.PLACES}")
-        with pytest.raises(
-            ConfigError, match=r"does not work on this host \(bwrap: No permissions to create new names"
-        ):
-            open_sandbox().__enter__()
-
-
 ORDINARY = """
 import os
 from stages.score.sandbox.limits import MIB, Limits
@@ -302,19 +289,31 @@ for mode in ("bubblewrap", "rlimit"):
 """
 
 
+def with_what_it_needs(*command):
+    """A command with this code and its interpreter, but without a home."""
+    python = interpreter.running()
+    shown = {path: path for path in (*python.shown, Path(stages.__path__[0]), Path("/usr/bin"))}
+    options = ("--perms", "1777", "--tmpfs", "/tmp", *bubblewrap.binds(shown), "--bind", "/proc", "/proc")
+    done = [*("bwrap", *options, "--dev", "/dev"), *command, str(python.file), "-S", "-c"]
+    return done, os.environ | {"PYTHONPATH": str(Path(stages.__path__[0]).parent)}
+
+
+def test_a_host_that_allows_no_namespaces_is_refused_with_bubblewraps_own_words():
+    code = "from stages.score.sandbox.sandbox import open_sandbox\nwith open_sandbox(): print('opened')"
+    command, environment = with_what_it_needs("--unshare-user", "--disable-userns", "--uid", "1000", "--gid", "1000")
+    done = subprocess.run([*command, code], env=environment, cwd="/", capture_output=True, text=True, check=False)
+    assert done.stdout == ""
+    said = done.stderr.splitlines()[-1]
+    assert "ConfigError: the sandbox for code does not work on this host (bwrap: " in said
+    assert said.endswith(f"leave to make user namespaces, {bubblewrap.WEAKER}")
+
+
 def test_an_ordinary_user_has_the_same_sandbox_and_a_weaker_one_by_name():
-    command = [sys.executable, "-c", ORDINARY]
-    environment = os.environ | {"PYTHONPATH": str(Path(stages.__path__[0]).parent)}
+    command, environment = [sys.executable, "-c"], {**os.environ}
     if os.geteuid() == 0:
-        python = interpreter.running()
-        shown = {path: path for path in (*python.shown, Path(stages.__path__[0]), Path("/usr/bin"))}
-        prefix = [
-            *("bwrap", "--perms", "1777", "--tmpfs", "/tmp", *bubblewrap.binds(shown), "--bind", "/proc", "/proc"),
-            *("--dev", "/dev", "--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID", "--cap-add", "CAP_SETPCAP"),
-            *bubblewrap.becoming(65099),
-        ]
-        command = [*prefix, str(python.file), "-S", *command[1:]]
-    done = subprocess.run(command, env=environment, cwd="/", capture_output=True, text=True, check=False)
+        kept = [word for name in ("SETUID", "SETGID", "SETPCAP") for word in ("--cap-add", f"CAP_{name}")]
+        command, environment = with_what_it_needs(*kept, *bubblewrap.becoming(65099))
+    done = subprocess.run([*command, ORDINARY], env=environment, cwd="/", capture_output=True, text=True, check=False)
     assert done.stdout.splitlines() == [
         "bubblewrap exit 0 a file",
         "bubblewrap exit 1 ",

@@ -18,10 +18,7 @@ from stages.score.sandbox.limits import Limits
 
 FIRST_USER = 65000
 """Number of the user that root becomes; one more for each program that runs beside it."""
-INSTALL = (
-    "install bubblewrap 0.8 or newer (`apt install bubblewrap`), or set `mode: rlimit`, which limits a program "
-    "but lets it read your files and use the network"
-)
+WEAKER = "or set `mode: rlimit`, which limits a program but lets it read your files and use the network"
 PLACES = "/usr/bin:/bin:/usr/local/bin:/usr/sbin"
 ENVIRONMENT = {"PATH": "/usr/bin", "HOME": "/tmp", "LANG": "C.UTF-8", "PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1"}
 
@@ -34,7 +31,10 @@ def found(name: str) -> Path:
     """
     where = shutil.which(name, path=PLACES)
     if where is None:
-        raise ConfigError(f"the sandbox for code needs the command {name}, which this host does not have: {INSTALL}")
+        raise ConfigError(
+            f"the sandbox for code needs the command {name}, which this host does not have: install bubblewrap 0.8 or "
+            f"newer and util-linux (`apt install bubblewrap`), {WEAKER}"
+        )
     return Path(where).resolve()
 
 

@@ -158,7 +158,8 @@ def _prove(sandbox: Sandbox) -> None:
     outcome = sandbox.run("print(input()[::-1])", b"ready\n")
     if outcome.end != "exit" or outcome.stdout != b"ydaer\n":
         said = outcome.stderr.decode("utf-8", "replace").strip().splitlines() or [f"exit code {outcome.code}"]
-        remedy = bubblewrap.INSTALL if sandbox.mode == "bubblewrap" else "raise the limits"
+        wanted = f"bubblewrap 0.8 or newer is wanted, and leave to make user namespaces, {bubblewrap.WEAKER}"
+        remedy = wanted if sandbox.mode == "bubblewrap" else "raise its limits"
         raise ConfigError(f"the sandbox for code does not work on this host ({said[-1]}): {remedy}")
 
 
