@@ -62,6 +62,9 @@ def run(job: Job, config: PromptsConfig) -> None:
         unique = rows.unique("prompt_id", keep="first", maintain_order=True)
         unknown = unique.join(pl.concat(before), on="prompt_id", how="anti", maintain_order="left")
         fresh = unknown.join(heldout, on="prompt_id", how="anti", maintain_order="left")
+        desk.drop("equal prompt", rows.height - unique.height)
+        desk.drop("trained on already", unique.height - unknown.height)
+        desk.drop("held out", unknown.height - fresh.height)
         asked = [near(messages) for messages in heldout["messages"].to_list()]
         close = fresh.filter(pl.col(NEAR).is_in(asked))
         if config.near_duplicates == "drop":
@@ -69,9 +72,6 @@ def run(job: Job, config: PromptsConfig) -> None:
             fresh = fresh.filter(~pl.col(NEAR).is_in(asked))
         elif close.height:
             found.problems.append(f"{close.height} new prompts are held out too but for case and white space")
-        desk.drop("equal prompt", rows.height - unique.height)
-        desk.drop("trained on already", unique.height - unknown.height)
-        desk.drop("held out", unknown.height - fresh.height)
         desk.write("train.parquet", fresh.drop(NEAR), PROMPTS)
         desk.metrics["train_prompts"] = fresh.height
         if found.problems:

@@ -10,12 +10,19 @@ import polars as pl
 import pytest
 from pydantic import ValidationError
 
+from stages.contract import tables
+from stages.contract.columns import PROMPTS
 from stages.contract.errors import DataError
+from stages.contract.manifest import read_manifest
+from stages.contract.paths import RunPaths
+from stages.contract.workspace import Job
+from stages.prompts import added
 from stages.prompts.config import PromptsConfig
 from stages.prompts.prepare import prepare
 from stages.prompts.rows import RawPrompt
 from stages.prompts.sources import load
 from stages.prompts.split import is_heldout
+from stages.prompts.stage import run
 
 
 def config(source: dict[str, Any], **fields: Any) -> PromptsConfig:
@@ -287,3 +294,38 @@ def test_a_long_file_is_read_in_parts(tmp_path: Path, monkeypatch: pytest.Monkey
     parts = prepare(config({"type": "file", "path": str(path)}, heldout=0.2))
     assert max(most) == 700 and sum(most) == 5000
     assert parts.train.equals(whole.train) and parts.heldout.equals(whole.heldout)
+
+
+# Prompts dropped into a run
+
+
+def test_new_prompts_of_a_part_are_worded_like_it_and_leak_nothing_that_is_held_out(tmp_path: Path) -> None:
+    rows = [{"prompt": "1 + 1", "answer": "2"}, {"prompt": "say", "answer": "x"}]
+    parts = mixture(sums=inline(rows[0]) | {"_template": "{prompt} ="}, talk=inline(rows[1]))
+    fields: dict[str, Any] = {"heldout_source": inline({"prompt": "Greet!", "answer": "y"})}
+    new = {
+        "sums/a.jsonl": [{"prompt": "1 + 2", "answer": "3"}, {"prompt": "1 + 1", "answer": "2"}],
+        "talk/b.jsonl": [{"prompt": "greet! ", "answer": "y"}, {"prompt": "Greet!", "answer": "y"}],
+        "c.jsonl": [{"prompt": "d", "answer": "1"}],
+    }
+    for choice, kept in (("warn", ["1 + 2 =", "greet! "]), ("drop", ["1 + 2 ="])):
+        wanted = config(parts, near_duplicates=choice, **fields)
+        paths = RunPaths.named(tmp_path, choice)
+        run(Job(paths, 0, seed=1), wanted)
+        for name, lines in new.items():
+            (paths.data / name).parent.mkdir(parents=True, exist_ok=True)
+            (paths.data / name).write_text("".join(json.dumps(line) + "\n" for line in lines))
+        added.run(Job(paths, 1, seed=1), wanted)
+        train = tables.read(paths.stage(1, "prompts") / "train.parquet", PROMPTS)
+        manifest = read_manifest(paths.stage(1, "prompts"))
+        assert manifest is not None and contents(train) == kept
+        assert train["source"].to_list() == ["sums", "talk"][: len(kept)]
+        assert sorted(name for name in manifest.inputs if name.startswith("data/")) == [
+            "data/sums/a.jsonl",
+            "data/talk/b.jsonl",
+        ]
+        assert manifest.dropped["trained on already"] == 1 and manifest.dropped["held out"] == 1
+        told = " ".join(manifest.notes["warnings"])
+        assert "c.jsonl: belongs into the folder of a part of the mixture" in told
+        assert ("1 new prompts are held out too but for case and white space" in told) == (choice == "warn")
+        assert manifest.dropped.get("held out but for case and white space", 0) == (choice == "drop")
