@@ -12,7 +12,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from stages.contract.errors import JudgeError
 from stages.model.load import load_model, load_tokenizer
+from stages.score.mark import Item
+from stages.score.reward_config import JudgeReward
+from stages.score.rewards import judge
 from tests.flows.conftest import GRPO, environment, run_grpo
 
 
@@ -45,7 +49,14 @@ def server(small_folder, tmp_path_factory):
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     log = tmp_path_factory.mktemp("server") / "log"
+    template = log.with_name("chat.jinja")
+    template.write_text("{% for message in messages %}{{ message.content }}{% endfor %}")
     command = [str(GRPO), "serve-policy", "small", "--iteration", "2", "--port", str(port), "--max-num-seqs", "8"]
+    command += ["--chat-template", str(template)]
+    command += [
+        "--structured-outputs-config",
+        '{"backend": "xgrammar", "disable_any_whitespace": true}',
+    ]  # a random model would go on with it
     with log.open("wb") as out:
         process = subprocess.Popen(command, cwd=small_folder, env=environment(), stdout=out, stderr=out)
 
@@ -84,6 +95,26 @@ def test_it_answers_as_the_policy_does(server, small_folder):
         said = post(port, {"model": "small", "prompt": ids[0].tolist(), "max_tokens": 6, "temperature": 0})
         text = tokenizer.decode(expected[0, ids.shape[1] :], skip_special_tokens=True)
         assert said["choices"][0]["text"] == text
+
+
+def test_it_is_a_judge_whose_answers_have_the_form_that_was_asked_for(server):
+    _, _, port = server
+    settings = {"type": "judge", "model": "small", "rubric": "Is it right?", "key": None, "scale": 7, "max_tokens": 16}
+    settings |= {"url": f"http://127.0.0.1:{port}/v1", "template": "{completion} = 5?", "reasons": False}
+    asked = [
+        Item(text, 1, "sums", None, {}, ({"role": "user", "content": "x"},)) for text in ("2 + 3", "1 + 1", "9" * 40)
+    ]
+    marks = judge(JudgeReward.model_validate(settings), asked)
+    for mark in marks[:2]:
+        note = json.loads(mark.note or "")
+        score = json.loads(note["said"])["score"]
+        assert (mark.status, mark.value) == ("ok", score / 7)
+        assert 0 <= score <= 7
+        assert note["completion_tokens"] == len(note["said"]) + 1  # a token a character, and the end
+    assert marks[2].status == "error"
+    assert "the judge answered 400: This model's maximum context length is 32 tokens" in (marks[2].message or "")
+    with pytest.raises(JudgeError, match="there is no such model or address"):
+        judge(JudgeReward.model_validate(settings | {"model": "nobody"}), asked)
 
 
 def test_killing_the_command_ends_all_processes_of_the_server(server):

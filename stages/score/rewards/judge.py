@@ -123,18 +123,19 @@ async def _ask(reward: JudgeReward, client: "AsyncOpenAI", item: Item) -> Mark:
                 max_completion_tokens=reward.max_tokens,
                 temperature=openai.omit if reward.temperature is None else reward.temperature,
             )
-            said = response.parse()
+            answer = response.parse()
     except (openai.APITimeoutError, TimeoutError):
         return timeout(whole)
     except openai.APIStatusError as failure:
         if why := REFUSALS.get(failure.status_code):
             raise JudgeError(f"the judge {reward.model} at {client.base_url} refuses: {why}") from None
-        return error(f"the judge answered {failure.status_code}: {failure.message}")
+        said = failure.message.removeprefix(f"Error code: {failure.status_code} - ")
+        return error(f"the judge answered {failure.status_code}: {said}")
     except openai.APIError as failure:
         return error(f"the judge gave no answer: {failure.message} ({failure.__cause__ or type(failure).__name__})")
     except (ValueError, TypeError) as failure:
         return error(f"the judge's answer cannot be read: {failure}")
-    return _mark(reward, said, response.retries_taken)
+    return _mark(reward, answer, response.retries_taken)
 
 
 def _mark(reward: JudgeReward, said: "ChatCompletion", retries: int) -> Mark:
