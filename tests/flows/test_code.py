@@ -11,11 +11,8 @@ from tests.flows.conftest import ROOT, run_grpo
 
 CONFIG = ROOT / "configs" / "code.yaml"
 SMALLER = (
-    "warmstart.tuning.steps=120",
-    "sample.prompts=6",
-    "sample.group_size=4",
-    "evaluate.samples=2",
-    "evaluate.k=[1]",
+    *("warmstart.tuning.steps=120", "warmstart.tuning.batch_size=32"),
+    *("sample.prompts=6", "sample.group_size=4", "evaluate=null"),
 )
 SETTINGS = [word for setting in SMALLER for word in ("--set", setting)]
 
