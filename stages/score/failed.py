@@ -10,7 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 from stages.contract.config import deciding
 from stages.contract.errors import ConfigError
 from stages.score.mark import Mark
-from stages.score.reward_config import STEPWISE, CosineReward, Reward, RewardConfig, reward_name
+from stages.score.reward_config import STEPWISE, CosineReward, PythonReward, Reward, RewardConfig, reward_name
 
 FAILED = ("timeout", "error")
 DECIDES_NO_VERDICT = {"weight", "on_failure", "failure_value", "timeout"}
@@ -41,15 +41,19 @@ def excluded_groups(
 def kept(reward: Reward, former: pl.DataFrame) -> list[Mark | None]:
     """The verdicts of a former table of scores, in its order; None for those that are judged once more.
 
-    These are the failed ones; of a reward that judges steps all, since a table does not say which step earned what, and
-    of one that depends on another's verdict.
+    These are the failed ones, with all that a function is given at once with them; of a reward that judges steps all,
+    since a table does not say which step earned what, and of one that depends on another's verdict.
     """
     name = reward_name(reward)
     if isinstance(reward, (*STEPWISE, CosineReward)):
         return [None] * former.height
     notes = former[f"note_{name}"] if f"note_{name}" in former.columns else pl.Series([None] * former.height)
-    rows = zip(former[f"status_{name}"], former[f"reward_{name}"], notes, strict=True)
-    return [None if status in FAILED else Mark(value, status, note=note) for status, value, note in rows]
+    calls: list[Any] = list(range(former.height))
+    if isinstance(reward, PythonReward) and reward.signature == "trl" and reward.at_once != "row":
+        calls = former["prompt_id"].to_list() if reward.at_once == "group" else [0] * former.height
+    again = {call for call, status in zip(calls, former[f"status_{name}"], strict=True) if status in FAILED}
+    rows = zip(calls, former[f"status_{name}"], former[f"reward_{name}"], notes, strict=True)
+    return [None if call in again else Mark(value, status, note=note) for call, status, value, note in rows]
 
 
 def check_comparable(rewards: Sequence[Reward], former: Sequence[Mapping[str, Any]]) -> None:

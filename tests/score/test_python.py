@@ -4,9 +4,11 @@ import json
 import re
 from pathlib import Path
 
+import polars as pl
 import pytest
 
 from stages.contract.errors import ConfigError
+from stages.score.failed import kept
 from stages.score.located import located
 from stages.score.mark import Item
 from stages.score.reward_config import PythonReward
@@ -185,3 +187,20 @@ def test_the_file_of_a_function_is_found_without_running_anything(tmp_path, monk
         "Right.score",
     )
     assert located("alone.f").file == located("alone.py:f").file == tmp_path / "alone.py"
+
+
+@pytest.mark.parametrize(("at_once", "again"), [("row", [1]), ("group", [0, 1]), ("all", [0, 1, 2, 3])])
+def test_what_a_call_compares_is_judged_again_as_a_whole(at_once, again):
+    reward = PythonReward.model_validate({"type": "python", "function": "a.py:f", "at_once": at_once})
+    former = pl.DataFrame(
+        {
+            "prompt_id": ["p0", "p0", "p1", "p1"],
+            "status_python": ["ok", "error", "ok", "null"],
+            "reward_python": [0.5, None, 1.0, None],
+        }
+    )
+    verdicts = kept(reward, former)
+    assert [i for i, mark in enumerate(verdicts) if mark is None] == again
+    assert [(mark.value, mark.status) for mark in verdicts[2:] if mark] == [(1.0, "ok"), (None, "null")][
+        : 4 - len(again)
+    ]
