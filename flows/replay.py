@@ -119,10 +119,13 @@ def _scratch(paths: RunPaths, manifest: Manifest) -> Iterator[RunPaths]:
                 if (paths.root / name).is_file():
                     link(paths.root / name, scratch.root / name)
         for maker in makers:
-            _, k, place = maker.split("/")
+            home, k, place = maker.split("/")
             made = read_manifest(scratch.root / maker)
             outputs = {f"{maker}/{name}": record.digest for name, record in (made.outputs if made else {}).items()}
             read = {name: record.digest for name, record in manifest.inputs.items() if name.startswith(f"{maker}/")}
+            if not read.items() <= outputs.items() and home == "superseded":
+                told = f"{maker}, whose verdicts it kept, is gone"
+                raise ArtifactError(f"{manifest.stage} of iteration {manifest.iteration} cannot be replayed: {told}")
             if not read.items() <= outputs.items():
                 raise _made_again(paths, int(k), place)
         yield scratch

@@ -212,13 +212,18 @@ def test_an_item_that_reasoning_gym_did_not_pose_is_refused():
     assert [(mark.value, mark.status) for mark in marks] == [(1.0, "ok"), (None, "null")]
 
 
-def test_a_verifier_that_raises_is_an_error_of_its_row():
-    items = [item(text, "2 × 3", "prime_factorization") for text in ("2 × 3", "two times three")]
-    right, broken = judge(
-        ReasoningGymReward(type="reasoning_gym"),
-        [Item(i.completion, 1, i.task, i.answer, i.metadata | {"number": 6}) for i in items],
+def test_an_answer_of_another_form_is_wrong_where_a_verifier_raises_for_it():
+    factors = item("two times three", "2 × 3", "prime_factorization")
+    moves = Item(
+        "[1]", 1, "any", None, factors.metadata | {"source_dataset": "boxnet", "initial_state": {"0.5_0.5": []}}
     )
+    marks = judge(ReasoningGymReward(type="reasoning_gym"), [factors, moves])
+    assert [(mark.value, mark.status) for mark in marks] == [(0.0, "ok")] * 2
+
+
+def test_a_verifier_that_raises_otherwise_is_an_error_of_its_row():
+    right, broken = judge(ReasoningGymReward(type="reasoning_gym"), [item("42"), item("42", None, "gcd")])
     assert right.value == 1.0
     assert (broken.value, broken.status) == (None, "error")
     assert broken.message is not None
-    assert broken.message.startswith("ValueError: ")
+    assert broken.message.startswith("TypeError: ")

@@ -15,7 +15,7 @@ from stages.score.stage import score_metrics, score_rows
 from stages.score.tasks import by_task
 
 SUM = json.dumps({"source_dataset": "chain_sum", "question": "40 + 2 ="})
-FACTORS = json.dumps({"source_dataset": "prime_factorization", "question": "the prime factors of 6"})
+FACTORS = json.dumps({"source_dataset": "factors", "question": "the prime factors of 6"})
 
 
 def rollouts(*rows):
@@ -73,7 +73,7 @@ def test_a_table_of_several_rewards_by_hand(tmp_path):
     assert scores["extracted"].to_list() == ["0.5", None, "2^{2^{2^{2^{2^2}}}}", "42", "two times three", None]
     assert scores["error"].is_null().to_list() == [True, True, False, True, False, True]
     assert scores["error"][2] == "math: no verdict in 0.5 s"
-    assert scores["error"][4].startswith("reasoning_gym: ValueError: ")
+    assert scores["error"][4].startswith("reasoning_gym: LookupError: reasoning-gym has no family 'factors'")
     tables.write(tmp_path / "scores.parquet", scores, SCORES)
     assert tables.read(tmp_path / "scores.parquet", SCORES).equals(scores)
 

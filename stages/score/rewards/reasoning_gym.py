@@ -42,6 +42,12 @@ COUNTED = {"countdown": "target", "puzzle24": None}
 """Families that ask for a sum of given numbers, judged here; where the metadata has the value that is wanted."""
 BOARDS = ("arc_agi", "rearc")
 """Families whose verifiers compare with tuples, which a stored item has no more."""
+MALFORMED: dict[str, tuple[type[Exception], ...]] = {
+    "prime_factorization": (ValueError,),
+    "game_of_life": (KeyError, TypeError),
+    "boxnet": (TypeError, AttributeError, KeyError, IndexError),
+}
+"""What verifiers raise where an answer has not the form that was asked for: it is wrong, which is no failure."""
 FUNCTIONS = "exp|log|ln|sqrt|a?(?:sin|cos|tan|cot|sec|csc)h?|erf|pi|Abs"
 EXPRESSION = re.compile(rf"(?:(?:{FUNCTIONS}|[a-zA-Z])(?![\w.])|\d+(?:\.\d*)?(?![\w.])|\.\d+(?![\w.])|[-+*/^(),\s])+")
 """Numbers, variables of one letter, functions and operators: nothing by which text could do more than compute."""
@@ -134,7 +140,10 @@ def verify(asked: Asked) -> float:
     if family in BOARDS:
         output = tuple(tuple(row) for row in entry["metadata"]["output"])
         entry = entry | {"metadata": entry["metadata"] | {"output": output}}
-    return float(_verifier(family)(answer=answer, entry=entry))
+    try:
+        return float(_verifier(family)(answer=answer, entry=entry))
+    except MALFORMED.get(family, ()):
+        return 0.0
 
 
 def _counts(family: str, answer: str, metadata: dict[str, Any]) -> bool:
