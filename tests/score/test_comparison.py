@@ -40,7 +40,7 @@ NEW = [0.0, 2.0, 2.0, 0.0, 4.0, None, 0.0, 0.0]
 def rows():
     old = scores(OLD, truth=OLD)
     new = scores(NEW, style=NEW, flat=[1.0] * 8)
-    sides = advantages([1, 1, -1, -1, 0, 0, 0, 0]), advantages([-1, 1, 1, -1, 2, 0, -1, 0])
+    sides = advantages([1, 1, -1, -1, 0, 0, 0, 0]), advantages([-1, -1, 1, -1, 2, 0, -1, 0])
     drawn = rollouts([5, 5, 5, 6, 40, 5, 5, 5])
     part = compared(drawn, old, new, sides, 3, False, ("truth", 1.0))
     # the same scores in another order of rows: it is joined by keys
@@ -54,7 +54,7 @@ def test_the_comparison_is_a_table_with_a_row_a_completion(rows, tmp_path):
     tables.write(tmp_path / "rescored.parquet", rows, RESCORED)
     assert tables.read(tmp_path / "rescored.parquet", RESCORED).equals(rows)
     part = rows.filter(~pl.col("heldout"))
-    assert part["sides"].to_list() == ["+-", "++", "-+", "--", "0+", "00", "0-", "00"]
+    assert part["sides"].to_list() == ["+-", "+-", "-+", "--", "0+", "00", "0-", "00"]
     assert part["right"].to_list() == [True, True] + [False] * 6
     assert part["length"].to_list() == [5, 5, 5, 6, 40, 5, 5, 5]
     held = rows.filter("heldout")
@@ -94,15 +94,10 @@ def test_figures_of_each_reward_with_the_old_one(rows):
 def test_moves_are_counted(rows):
     train, everything, held, _ = iteration_figures(rows).to_dicts()
     assert train | {"iteration": None} == everything
-    assert {name: train[name] for name in ("up", "down", "gained", "lost")} == {
-        "up": 1,
-        "down": 1,
-        "gained": 2,
-        "lost": 0,
-    }
+    assert [train[name] for name in ("up", "down", "gained", "lost")] == [1, 2, 2, 0]
     assert (train["new_wrong"], train["new_length"], train["new_repetition"], train["old_wrong"]) == (2, 1, 0, 0)
-    # old 1 1 -1 -1 0 0 0 0, new -1 1 1 -1 2 0 -1 0 with mean 1/8: the products sum to 0
-    assert train["advantage_correlation"] == pytest.approx(0)
+    # old 1 1 -1 -1 0 0 0 0 (mean 0), new -1 -1 1 -1 2 0 -1 0: products -2, squares 4 and 9 less 8 · (1/8)²
+    assert train["advantage_correlation"] == pytest.approx(-2 / (4 * 8.875) ** 0.5)
     assert (held["up"], held["advantage_correlation"]) == (0, None)
 
 
