@@ -126,7 +126,7 @@ def test_workers_end_with_the_process_that_started_them_also_where_it_is_killed(
         "from stages.score.pool import run_limited\n"
         "from tests.score import worker_functions as work\n"
         "if __name__ == '__main__':\n"
-        f"    run_limited(work.note_and_spin, {[str(note) for note in notes]}, 600.0, work.warm)\n"
+        f"    run_limited(work.note_and_spin, {[str(note) for note in notes]}, 60.0, work.warm)\n"
     )
     (tmp_path / "main.py").write_text(code)
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
