@@ -1,6 +1,8 @@
 """The starting policy: demonstrations, tuning, and a model taken as it is."""
 
 import json
+import shutil
+from pathlib import Path
 
 import polars as pl
 import pytest
@@ -11,7 +13,9 @@ from stages.contract.columns import PROMPTS
 from stages.contract.errors import DataError
 from stages.contract.paths import RunPaths
 from stages.contract.workspace import Job
-from stages.model.load import load_model, load_tokenizer
+from stages.model.adapter import add_adapter
+from stages.model.config import LoraConfig
+from stages.model.load import load_model, load_tokenizer, save_policy
 from stages.model.logprobs import collate, token_logprobs
 from stages.prompts import stage as prompts_stage
 from stages.prompts.config import PromptsConfig
@@ -143,6 +147,28 @@ def test_a_model_taken_as_it_is_keeps_its_bits_and_its_files(tmp_path, tiny_poli
     assert (policy / "tokenizer.json").read_bytes() == (tiny_policy / "tokenizer.json").read_bytes()
     manifest = json.loads((policy.parent / "manifest.json").read_text())
     assert str(tiny_policy / "model.safetensors") in manifest["inputs"]
+
+
+def test_a_phase_takes_an_adapter_merged_with_its_base(tmp_path, tiny_policy):
+    base, adapter = (tmp_path / f"first/iterations/000{k}/update/policy" for k in (0, 3))
+    shutil.copytree(tiny_policy, base)
+    model = load_model(base, "cpu")
+    add_adapter(model, LoraConfig(rank=4, alpha=8), seed=3)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.add_(0.1 if "lora_B" in name else 0)
+    save_policy(model, adapter, base, Path("../../../0000/update/policy"))
+    run_prompts(tmp_path, [{"prompt": "x", "answer": "y"}])
+    warmstart_stage.run(job(tmp_path), WarmstartConfig(model={"type": "run", "run": "first"}), adapter)
+    policy = tmp_path / "run/iterations/0000/update/policy"
+    assert sorted(path.name for path in policy.iterdir()) == sorted(path.name for path in base.iterdir())
+    ids = torch.tensor([[4, 5, 6, 7]])
+    expected, plain, made = (load_model(path, "cpu")(ids).logits for path in (adapter, base, policy))
+    assert torch.allclose(made, expected, atol=1e-5)
+    assert not torch.allclose(made, plain, atol=1e-2)
+    manifest = json.loads((policy.parent / "manifest.json").read_text())
+    assert manifest["notes"]["phase"] == {"run": "first", "iteration": 3}
+    assert {str(base / "model.safetensors"), str(adapter / "adapter_model.safetensors")} <= manifest["inputs"].keys()
 
 
 def test_a_tokenizer_of_few_characters_passes_over_the_others():
