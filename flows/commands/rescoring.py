@@ -1,5 +1,6 @@
 """`grpo rescore`: what other rewards would have said."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -39,12 +40,17 @@ def rescore(
     from flows.rescoring import iterations_of, other_rewards, place_for
     from flows.rescoring import rescore as compare
     from flows.runs import open_run
+    from flows.server import prefect_server
 
     paths, config = open_run(artifacts, run)
     score = other_rewards(config, rewards, parse_overrides(set_ or []))
     ks = iterations_of(paths, iterations)
     place = to or place_for(paths, rewards.stem if rewards else "changed")
-    with Display(console, ks[-1]) as display, progress.watching(display):
+    # A judge's key may lie in a block of Prefect's server; nothing else here needs one.
+    blocks = any(getattr(reward, "key_block", None) for reward in score.rewards)
+    server = prefect_server(artifacts) if blocks else nullcontext(lambda: None)
+    with server as wait_for_server, Display(console, ks[-1]) as display, progress.watching(display):
+        wait_for_server()
         compared = compare(paths, config, score, ks, place)
     if as_json:
         figures, moves = compared.rewards.to_dicts(), compared.iterations.to_dicts()
