@@ -72,6 +72,8 @@ def test_a_file_made_for_verl_is_read_as_it_is(tmp_path: Path) -> None:
     assert load(config(source | {"answer_field": "ability"}).source)[0] == RawPrompt(
         first.prompt, "math", "file", first.metadata
     )
+    (own,) = load(config(inline(VERL | {"answer": "mine"})).source)
+    assert (own.task, own.answer) == ("inline", "mine")
     with pytest.raises(DataError, match="row 1: no answer in column 'answer'"):
         load(config(source | {"layout": "columns"}).source)
 
