@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 
 from flows.branch import fork
-from flows.config import RunConfig
+from flows.config import KeepConfig, RunConfig
 from flows.perform import perform
 from flows.resume import examine
+from flows.retain import retain
 from flows.runs import History, held, open_run
 from flows.verify import verify
 from stages.contract import background
@@ -163,23 +164,47 @@ def test_a_process_killed_in_the_window_has_its_update_run_again_to_the_same_byt
     assert not (paths.root / "superseded").exists()
 
 
+def fail(go: threading.Event) -> None:
+    """Lets the write go on, for which there is no room any more."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    writing = next(thread for thread in threading.enumerate() if thread.name == "background")
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
+    try:
+        go.set()
+        writing.join(60)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
 def test_a_write_that_fails_stops_the_next_stage_and_the_update_is_run_again(paths, whole, gated):
     at, go = gated
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     with held(paths, print):
         perform(paths.root, "update", 3, {})
         assert at.wait(60)
-        writing = next(thread for thread in threading.enumerate() if thread.name == "background")
-        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
-        try:
-            go.set()
-            writing.join(60)
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        fail(go)
         with pytest.raises(StorageError, match=r"writing optimizer\.safetensors of iteration 3: file too large"):
             perform(paths.root, "evaluate", 3, {})
         assert not_current(paths)[0] == ("update", "optimizer.safetensors is damaged or missing")
         for stage in ("update", "evaluate"):
             perform(paths.root, stage, 3, {})
+    assert digests(paths) == whole
+    assert verify(paths).problems == []
+
+
+def test_the_rule_removes_nothing_from_which_an_update_may_have_to_be_made_again(paths, whole, gated):
+    at, go = gated
+    keeping = config(paths).model_copy(update={"keep": KeepConfig(last=1, best=0)})
+    before = paths.stage(2, "update") / "optimizer.safetensors"
+    with held(paths, print):
+        perform(paths.root, "update", 3, {})
+        assert at.wait(60)
+        fail(go)
+        with pytest.raises(StorageError, match=r"writing optimizer\.safetensors of iteration 3"):
+            retain(paths, keeping, 3, print)
+        assert before.exists()
+        perform(paths.root, "update", 3, {})
+        retain(paths, keeping, 3, print)
+        assert not before.exists()
+    perform(paths.root, "evaluate", 3, {})
     assert digests(paths) == whole
     assert verify(paths).problems == []
