@@ -35,7 +35,7 @@ class Training:
 
 ONE_EPOCH = Training("one epoch a batch", BRIEF | {"iterations": 3, "update.epochs": 1})
 TWO_EPOCHS = Training("two epochs a batch", {"score.rewards": LENGTHS})
-WORKERS = Training("verifiers in workers", {"iterations": 2})
+WORKERS = Training("verifiers in workers", {"warmstart.tuning.steps": 8, "iterations": 2})
 KINDS = (
     Training("retention after each iteration", BRIEF | KEEP, r"^(remove|rmdir)|pruned"),
     Training("sampling in shards", BRIEF | {"sample.shards": 4}, r"\.parts"),
