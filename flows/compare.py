@@ -3,7 +3,8 @@
 from typing import Any
 
 from flows.branch import read_fork
-from flows.config import RunConfig, differing
+from flows.config import RunConfig
+from flows.differences import differing
 from flows.pictures import Curve, Panel, draw
 from flows.replay import circumstances
 from flows.resume import place_of, stages_of

@@ -1,14 +1,13 @@
 """The configuration of a run: composes the rooms' configurations. The only reader of YAML."""
 
-import difflib
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
+from flows.explain import explain
 from flows.layers import Dotted, apply_overrides, chosen, laid_over
 from stages.advantage.config import AdvantageConfig, Gae, Grpo, compares_groups, kl_of
 from stages.contract.config import Config, deciding, operational
@@ -16,19 +15,16 @@ from stages.contract.errors import ConfigError
 from stages.contract.paths import checked_name
 from stages.evaluate.config import EvaluateConfig, PromotionConfig
 from stages.model.config import CriticConfig
-from stages.prompts.config import PromptsConfig, ReasoningGymSource, has_levels, parts_of
+from stages.prompts.config import PromptsConfig, has_levels, parts_of
 from stages.reward_model.config import RewardModelConfig
 from stages.sample.config import LevelsCurriculum, SampleConfig
 from stages.score.config import AverageReference, ScoreConfig
-from stages.score.outside import outside_files
-from stages.score.reward_config import CodeReward, ReasoningGymReward, RewardModelReward, reward_name
+from stages.score.reward_config import RewardModelReward, reward_name
 from stages.update.config import UpdateConfig
 from stages.warmstart.config import WarmstartConfig
 
 CONVENTIONS = Path(__file__).parent / "conventions"
 Gate = Literal["before_update", "before_promote"]
-MODELS = ".models"
-"""The folder, beside the runs, of the models that `grpo model` makes."""
 
 
 class HardwareConfig(Config):
@@ -315,7 +311,7 @@ def make_config(data: Mapping[str, Any], where: str) -> RunConfig:
     try:
         return RunConfig.model_validate(_with_convention(data))
     except ValidationError as error:
-        problems = "\n".join(f"  {line}" for line in _explain(error))
+        problems = "\n".join(f"  {line}" for line in explain(error, RunConfig))
         raise ConfigError(f"{where}: the configuration cannot be used:\n{problems}") from error
 
 
@@ -356,115 +352,3 @@ def read_config(path: Path, overrides: Mapping[str, Any]) -> RunConfig:
 def dump_config(config: RunConfig) -> str:
     """The resolved configuration as YAML, every field written out."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-
-
-def check_outside(config: RunConfig) -> None:
-    """Checks what the configuration names outside itself, before anything is written.
-
-    Raises:
-        ConfigError: a file, folder or function that is not there, a reasoning-gym family that is unknown or not to be
-            trusted, a sandbox that does not work on this host.
-    """
-    for name, path in named_paths(config):
-        if not path.exists():
-            made = f"; `grpo model {path.name} --to {path}` makes it" if path.parent.name == MODELS else ""
-            raise ConfigError(f"{name}: nothing at {path}; paths count from the working directory {Path.cwd()}{made}")
-    outside_files(config.score.rewards)
-    for reward in config.score.rewards:
-        if isinstance(reward, CodeReward):
-            from stages.score.rewards.code import check_sandbox
-
-            check_sandbox(reward)
-    if rewards := [reward for reward in config.score.rewards if isinstance(reward, ReasoningGymReward)]:
-        from stages.score.rewards.reasoning_gym import check_family
-
-        for source in config.prompts.plain_sources().values():
-            if isinstance(source, ReasoningGymSource):
-                check_family(source.dataset, [family for reward in rewards for family in reward.trust])
-
-
-def named_paths(part: Any, name: str = "") -> Iterator[tuple[str, Path]]:
-    """Each file or folder that a configuration names, with its dotted name."""
-    if isinstance(part, Path):
-        yield name, part
-    fields = [(field, getattr(part, field)) for field in type(part).model_fields] if isinstance(part, BaseModel) else ()
-    for key, value in enumerate(part) if isinstance(part, tuple) else fields:
-        yield from named_paths(value, f"{name}.{key}" if name else str(key))
-
-
-def differing(one: RunConfig, other: RunConfig) -> dict[str, tuple[str, str]]:
-    """What differs between two configurations and changes what comes out: dotted names and both values, as JSON."""
-    ignored = {"iterations", "hardware", "run"}
-    left, right = (
-        dict(_leaves({name: part for name, part in deciding(config).items() if name not in ignored}))
-        for config in (one, other)
-    )
-    pairs = {
-        name: (left.get(name, "nothing"), right.get(name, "nothing")) for name in sorted(left.keys() | right.keys())
-    }
-    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
-
-
-def differences(one: RunConfig, other: RunConfig) -> list[str]:
-    """The same, a line each."""
-    return [f"{name}: {there} there, {here} here" for name, (there, here) in differing(one, other).items()]
-
-
-def _leaves(data: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Each value that has no parts, as JSON, with its dotted name."""
-    entries = data.items() if isinstance(data, dict) else enumerate(data) if isinstance(data, list) else ()
-    if not data or not entries:
-        yield prefix.removesuffix("."), json.dumps(data)
-    for key, value in entries:
-        yield from _leaves(value, f"{prefix}{key}.")
-
-
-def models_in(annotation: Any) -> list[type[BaseModel]]:
-    """The configurations that a field's type names, those of a union in its order."""
-    if isinstance(annotation, type) and not get_args(annotation):
-        return [annotation] if issubclass(annotation, BaseModel) else []
-    return [model for part in get_args(annotation) for model in models_in(part)]
-
-
-def kind_of(model: type[BaseModel]) -> str | None:
-    """The one value of the field `type`, by which a union chooses; None for a model that has no such field."""
-    field = model.model_fields.get("type")
-    values = get_args(field.annotation) if field else ()
-    return str(values[0]) if len(values) == 1 else None
-
-
-def _explain(error: ValidationError) -> Iterator[str]:
-    problems = error.errors(include_url=False)
-    for problem in problems:
-        if problem["type"] == "too_short" and any(other["loc"][:-1] != problem["loc"][:-1] for other in problems):
-            continue  # an entry of the list was refused, and is named itself
-        place, models = _place(problem["loc"])
-        message = problem["msg"].removeprefix("Value error, ")
-        if problem["type"] == "extra_forbidden":
-            known = [name for model in models for name in model.model_fields]
-            near = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1)
-            yield f"{place}: unknown key" + (f"; did you mean {near[0]!r}?" if near else f"; known are {known}")
-        elif problem["type"] == "missing":
-            yield f"{place}: missing; it has no default"
-        elif not place:
-            yield message
-        elif problem["type"] == "secret":
-            yield f"{place}: {message}"  # what was seen may be one
-        else:
-            yield f"{place}: {message} (seen: {problem['input']!r:.80})"
-
-
-def _place(loc: tuple[int | str, ...]) -> tuple[str, list[type[BaseModel]]]:
-    """The dotted name of a field as `--set` takes it, and the configurations that it would be a field of."""
-    names: list[str] = []
-    models: list[type[BaseModel]] = [RunConfig]
-    for part in loc:
-        inside = [model.model_fields[part] for model in models if part in model.model_fields]
-        chosen = [model for model in models if kind_of(model) == part]
-        if chosen and not inside:
-            models = chosen  # the kind of a union, which is no part of the name
-            continue
-        names.append(str(part))
-        if inside and part != loc[-1]:
-            models = [model for field in inside for model in models_in(field.annotation)]
-    return ".".join(names), models

@@ -19,7 +19,8 @@ from pydantic.fields import FieldInfo
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 
-from flows.config import RunConfig, kind_of, models_in
+from flows.config import RunConfig
+from flows.explain import kind_of, models_in
 from flows.layers import Dotted
 
 LEFT = "as configured"

@@ -7,7 +7,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from flows.config import RunConfig, differences, dump_config, make_config, read_yaml
+from flows.config import RunConfig, dump_config, make_config, read_yaml
+from flows.differences import differences
 from stages.contract.background import Background, is_coming
 from stages.contract.commit import aside, finish, write_text
 from stages.contract.digest import file_digest

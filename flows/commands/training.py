@@ -22,7 +22,8 @@ def train(
     artifacts: Artifacts = ARTIFACTS,
 ) -> None:
     """Trains a run, or goes on with it from the last stage in place."""
-    from flows.config import check_outside, parse_overrides, read_config
+    from flows.config import parse_overrides, read_config
+    from flows.outside import check_outside
     from flows.phases import check_phase
     from flows.resume import examine
     from flows.runs import History, check_same
@@ -59,7 +60,8 @@ def reward_model(
     artifacts: Artifacts = ARTIFACTS,
 ) -> None:
     """Trains the reward model of a run from preferences; `grpo train` does too, and goes on from there."""
-    from flows.config import check_outside, parse_overrides, read_config
+    from flows.config import parse_overrides, read_config
+    from flows.outside import check_outside
     from flows.phases import check_phase
     from flows.resume import REWARD_MODEL
     from flows.runs import History, check_same

@@ -7,8 +7,9 @@ from jsonschema import validate
 from prefect.utilities.callables import parameter_schema
 from pydantic import TypeAdapter, ValidationError
 
-from flows.config import RunConfig, make_config, models_in
+from flows.config import RunConfig, make_config
 from flows.deployments import offers
+from flows.explain import models_in
 from flows.forms import NULL, StageOverrides, TrainOverrides, shaped
 from flows.layers import Dotted, apply_overrides
 from flows.stage import stage
