@@ -144,9 +144,8 @@ SCORES = Table(
         pa.field("extracted", pa.string()),  # the answer that the first reward to look for one found
         pa.field("reference_logprobs", _floats),  # [T]
         pa.field("values", _floats),  # [T], the critic's, before each token; null without a critic
-        pa.field(
-            "token_rewards", _floats
-        ),  # [T], the part of `reward` earned at each token; null where all is the last's
+        # [T], the part of `reward` earned at each token; null where all is the last's
+        pa.field("token_rewards", _floats),
         pa.field("step_ends", _ints),  # [S], ascending: the last token of each step that was judged
     ),
     families=(
@@ -214,9 +213,8 @@ RESCORED = Table(
         pa.field("old", pa.float64()),  # the reward that the run was trained with
         pa.field("new", pa.float64()),  # the weighted sum of the other ones; null where one failed
         pa.field("error", pa.string()),  # what failed
-        pa.field(
-            "old_advantage", pa.float64()
-        ),  # mean over the tokens; 0 where not trained on; null for held-out prompts
+        # mean over the tokens; 0 where not trained on; null for held-out prompts
+        pa.field("old_advantage", pa.float64()),
         pa.field("new_advantage", pa.float64()),
         pa.field("sides", pa.string()),  # old and new sign of the advantage: "+-" was encouraged, would be discouraged
         pa.field("old_suspect", pa.string()),  # a high reward, and: wrong, length, repetition
@@ -234,9 +232,8 @@ RESCORED_REWARDS = Table(
         _required("reward", pa.string()),  # old, new, or the name of one of the other rewards
         _required("rows", pa.int64()),
         _required("missing", pa.int64()),  # rows without a value
-        *(
-            pa.field(name, pa.float64()) for name in ("mean", "std", "correlation", "rank_correlation")
-        ),  # with the old one
+        # correlations are those with the old one
+        *(pa.field(name, pa.float64()) for name in ("mean", "std", "correlation", "rank_correlation")),
         _required("groups", pa.int64()),  # of two completions or more that have a value
         _required("constant_groups", pa.int64()),
     ),
@@ -250,18 +247,11 @@ RESCORED_ITERATIONS = Table(
         _required("heldout", pa.bool_()),
         _required("rows", pa.int64()),
         pa.field("advantage_correlation", pa.float64()),
-        *(
-            _required(name, pa.int64())
-            for name in (
-                *(
-                    "up",
-                    "down",
-                    "gained",
-                    "lost",
-                ),  # completions whose advantage changes its sign, or comes from or to 0
-                *("old_wrong", "old_length", "old_repetition", "new_wrong", "new_length", "new_repetition"),
-            )
-        ),
+        # completions whose advantage changes its sign, or comes from or to 0
+        *(_required(name, pa.int64()) for name in ("up", "down", "gained", "lost")),
+        # suspects
+        *(_required(name, pa.int64()) for name in ("old_wrong", "old_length", "old_repetition")),
+        *(_required(name, pa.int64()) for name in ("new_wrong", "new_length", "new_repetition")),
     ),
     key=("iteration", "heldout"),
 )
