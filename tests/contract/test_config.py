@@ -77,6 +77,8 @@ RESULT = {
     "max_prompt_tokens": 9,
     "sampling": {"stop": ["."]},
     "rounds": 3,
+    "weights": {"sums": 1, "words": 2},
+    "curriculum": {"type": "success"},
 }
 """Fields that may."""
 

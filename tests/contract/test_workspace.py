@@ -17,7 +17,7 @@ from stages.contract.commit import write_text
 from stages.contract.config import config_digest
 from stages.contract.digest import file_digest, names_digest
 from stages.contract.errors import ArtifactError
-from stages.contract.manifest import FileRecord, Manifest, read_manifest
+from stages.contract.manifest import VERSION, FileRecord, Manifest, read_manifest
 from stages.contract.paths import RunPaths
 from stages.contract.workspace import Job, Workspace, open_stage
 
@@ -286,10 +286,9 @@ def test_a_damaged_manifest_is_named(content: bytes, job: Job) -> None:
 def test_a_manifest_of_newer_code_asks_for_an_update(job: Job) -> None:
     place = make(job, "score").parent
     data = json.loads((place / "manifest.json").read_text())
-    (place / "manifest.json").write_text(json.dumps(data | {"version": 3, "shape": "unheard of"}))
-    with pytest.raises(
-        ArtifactError, match=r"manifest\.json: has version 3, this code reads up to 2: update grpo-flows"
-    ):
+    (place / "manifest.json").write_text(json.dumps(data | {"version": VERSION + 1, "shape": "unheard of"}))
+    told = rf"manifest\.json: has version {VERSION + 1}, this code reads up to {VERSION}: update grpo-flows"
+    with pytest.raises(ArtifactError, match=told):
         read_manifest(place)
 
 
