@@ -4,8 +4,10 @@ import re
 from collections.abc import Iterator
 from fractions import Fraction
 
-EQUATION = re.compile(r"[\d(+\-−][\d\s.()+\-−*×·/÷=]*=[\d\s.()+\-−*×·/÷=]*\d\)*")
-"""Numbers, operations, brackets, and at least one sign of equality between them."""
+CALCULATION = re.compile(r"[\d\s.()+\-−*×·/÷=]+")
+"""Numbers, operations, brackets and signs of equality, as many as stand together."""
+START = re.compile(r"[\d(+\-−]")
+END = re.compile(r"\d\)*")
 TOKEN = re.compile(r"\s*(?:(\d+(?:\.\d+)?)|([-+*/()]))")
 SPELLED = str.maketrans({"−": "-", "×": "*", "·": "*", "÷": "/"})
 LONGEST = 300
@@ -14,7 +16,7 @@ LONGEST = 300
 
 def holds(line: str) -> bool | None:
     """Whether all sides of the line's last equation are equal; None where it states none that can be read."""
-    found = [match[0] for match in EQUATION.finditer(line) if len(match[0]) <= LONGEST]
+    found = [equation for equation in equations(line) if len(equation) <= LONGEST]
     if not found:
         return None
     sides = [value(side) for side in found[-1].split("=")]
@@ -23,12 +25,23 @@ def holds(line: str) -> bool | None:
     return len(set(sides)) == 1
 
 
+def equations(line: str) -> Iterator[str]:
+    """Calculations with at least one sign of equality, from a first number, bracket or sign to a last number.
+
+    Each letter is looked at a few times only, however long the line is.
+    """
+    for match in CALCULATION.finditer(line):
+        start, ends = START.search(match[0]), [end.end() for end in END.finditer(match[0])]
+        if start and ends and "=" in (equation := match[0][start.start() : ends[-1]]):
+            yield equation
+
+
 def value(text: str) -> Fraction | None:
     """The exact value of an expression of the four operations; None where it is none, or divides by 0."""
     try:
         tokens = _tokens(text.translate(SPELLED))
         result, rest = _sum(tokens, 0)
-    except (ValueError, ZeroDivisionError):
+    except (ValueError, ZeroDivisionError, RecursionError):
         return None
     return result if rest == len(tokens) - 1 else None
 
