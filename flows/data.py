@@ -8,6 +8,7 @@ import polars as pl
 from flows.config import RunConfig
 from flows.runs import ARTIFACTS
 from stages.contract.errors import GrpoError
+from stages.contract.paths import RunPaths
 from stages.prompts.look import as_seen, groups, histogram, samples, token_lengths
 from stages.prompts.prepare import prepare
 from stages.sample.plan import plan
@@ -78,7 +79,7 @@ def _tokenizer(config: RunConfig, artifacts: Path) -> "tuple[PreTrainedTokenizer
         from flows.phases import policy_before
 
         try:
-            path = policy_before(artifacts, config)
+            path = policy_before(RunPaths.named(artifacts, config.run), config)
         except GrpoError as error:
             return None, None, f"lengths and chat template are not known: {error}"
         assert path is not None, "it is of a run"

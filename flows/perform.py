@@ -14,6 +14,7 @@ from flows.resume import departing
 from flows.runs import History, background_of, open_run
 from flows.secrets import secrets_of
 from stages.contract.errors import ConfigError
+from stages.contract.paths import RunPaths
 from stages.contract.workspace import Job, Workspace
 from stages.sample.config import SampleConfig, TransformersEngine
 from stages.sample.engine import Engine
@@ -28,6 +29,7 @@ def perform(
     overrides: dict[str, Any],
     hardware: dict[str, Any] | None = None,
     former: str | None = None,
+    artifacts: Path | None = None,
 ) -> None:
     """Runs a stage, whether or not its output is current.
 
@@ -38,6 +40,7 @@ def perform(
         overrides: dotted names and values by which this stage departs from the run's configuration.
         hardware: the machine; None takes that of the run's configuration.
         former: of `score`, the table of scores, by its name in the run, of which only what failed is judged again.
+        artifacts: the folder of the other runs, where the run's folder is a copy somewhere else.
     """
     paths, latest = open_run(root.parent, root.name)
     history = History(paths)
@@ -49,14 +52,15 @@ def perform(
     device, threads = prepared(config.hardware if hardware is None else HardwareConfig.model_validate(hardware))
     job = Job(paths, k, config.seed, own, progress.reporter(stage, k), device, threads, background_of(paths))
     with secrets_of(config.score.rewards if stage in _JUDGING else ()):
-        _run(job, stage, config, paths.root / former if former else None)
+        home = RunPaths(artifacts / root.name) if artifacts else paths
+        _run(job, stage, config, paths.root / former if former else None, home)
 
 
 _JUDGING = ("sample", "score", "evaluate")
 _DECIDED_BY = {"evaluate": ("sample", "score"), "score": ("critic",), "update": ("critic",)}
 
 
-def _run(job: Job, stage: str, config: RunConfig, former: Path | None) -> None:
+def _run(job: Job, stage: str, config: RunConfig, former: Path | None, home: RunPaths) -> None:
     match stage:
         case "prompts":
             import stages.prompts.added
@@ -66,7 +70,7 @@ def _run(job: Job, stage: str, config: RunConfig, former: Path | None) -> None:
         case "warmstart":
             import stages.warmstart.stage
 
-            stages.warmstart.stage.run(job, config.warmstart, policy_before(job.paths.root.parent, config))
+            stages.warmstart.stage.run(job, config.warmstart, policy_before(home, config))
         case "reward_model":
             import stages.reward_model.stage
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from flows.config import RunConfig
 from flows.export import proved_policy
 from flows.promotion import proved_promoted
-from flows.runs import chosen, open_run
+from flows.runs import History, chosen, open_run
 from stages.contract.errors import ConfigError
 from stages.contract.paths import RunPaths
 from stages.warmstart.config import RunModel
@@ -21,8 +21,12 @@ def check_phase(artifacts: Path, config: RunConfig) -> None:
         _named(artifacts, config.run, config.warmstart.model)
 
 
-def policy_before(artifacts: Path, config: RunConfig) -> Path | None:
+def policy_before(home: RunPaths, config: RunConfig) -> Path | None:
     """The folder of the policy of another run that this one starts from, proved by its manifest; None for no such one.
+
+    Args:
+        home: this run's place among the others, where it need not be yet.
+        config: its configuration.
 
     Raises:
         ConfigError: there is none.
@@ -30,9 +34,17 @@ def policy_before(artifacts: Path, config: RunConfig) -> Path | None:
     """
     if not isinstance(config.warmstart.model, RunModel):
         return None
-    paths, iteration = _named(artifacts, config.run, config.warmstart.model)
+    paths, iteration = phase_before(home, config.warmstart.model)
     proved_policy(paths, iteration)
     return paths.policy(iteration)
+
+
+def phase_before(home: RunPaths, model: RunModel) -> tuple[RunPaths, int]:
+    """The run before, and the iteration whose policy it hands on: where this run has started, the one that it took."""
+    made = History(home).manifest(0, "update")
+    if made is not None and "phase" in made.notes and made.config["model"] == model.model_dump(mode="json"):
+        return open_run(home.root.parent, model.run)[0], int(made.notes["phase"]["iteration"])
+    return _named(home.root.parent, home.root.name, model)
 
 
 def _named(artifacts: Path, own: str, model: RunModel) -> tuple[RunPaths, int]:

@@ -61,12 +61,15 @@ def _replayed(paths: RunPaths, old: Manifest, hardware: dict[str, Any]) -> dict[
     await_all(paths.stage(k, place))
     with _scratch(paths, old) as scratch:
         try:
-            perform(scratch.root, old.stage, k, old.overrides, _hardware(old) | hardware, _former(old))
+            perform(
+                scratch.root, old.stage, k, old.overrides, _hardware(old) | hardware, _former(old), paths.root.parent
+            )
         except ArtifactError as error:
             why = str(error).replace(str(scratch.root), str(paths.root))
             raise ArtifactError(f"{old.stage} of iteration {k} cannot be replayed: {why}") from error
         new = read_manifest(scratch.stage(k, place))
         assert new is not None, "the stage was done"
+        _check_outside(old, new)
         folders = paths.stage(k, place), scratch.stage(k, place)
         with steady(paths, k):
             if read_manifest(folders[0]) != old:
@@ -85,6 +88,15 @@ def _replayed(paths: RunPaths, old: Manifest, hardware: dict[str, Any]) -> dict[
 def _former(manifest: Manifest) -> str | None:
     """The table of scores of which only what had failed was judged again; None where all was judged."""
     return next((name for name in manifest.inputs if name.startswith("superseded/")), None)
+
+
+def _check_outside(old: Manifest, new: Manifest) -> None:
+    """Refuses a comparison where a file from outside the run, another run's policy, say, is another one by now."""
+    outside = {name: record.digest for name, record in new.inputs.items() if Path(name).is_absolute()}
+    before = {name: record.digest for name, record in old.inputs.items()}
+    if changed := [name for name, digest in outside.items() if before.get(name) != digest]:
+        told = f"{changed[0]} has changed since it was read"
+        raise ArtifactError(f"{old.stage} of iteration {old.iteration} cannot be replayed: {told}")
 
 
 def circumstances(old: Manifest, new: Manifest) -> dict[str, tuple[Any, Any]]:

@@ -1,0 +1,59 @@
+"""Phases: a run that starts from the policy of another one, and what it knows of the run before."""
+
+import shutil
+
+import pytest
+import yaml
+
+from flows.config import dump_config, make_config
+from flows.perform import perform
+from flows.replay import replay
+from flows.runs import History, open_run
+from stages.contract.errors import ArtifactError
+from stages.contract.paths import RunPaths
+from tests.flows.conftest import SMALL
+
+
+def phase(artifacts, name, **sections):
+    """A run, made up to its starting policy, that goes on from the run `small`."""
+    data = yaml.safe_load(SMALL.read_text()) | {"run": name, "evaluate": None}
+    data |= {"warmstart": {"model": {"type": "run", "run": "small"}}} | sections
+    paths = RunPaths.named(artifacts, name)
+    paths.root.mkdir()
+    paths.config.write_text(dump_config(make_config(data, name)))
+    for stage in ("prompts", "warmstart"):
+        perform(paths.root, stage, 0, {})
+    return paths
+
+
+@pytest.fixture
+def second(small_folder, tmp_path):
+    """The second of two phases, in a folder that a test may change."""
+    shutil.copytree(small_folder / "artifacts" / "small", tmp_path / "artifacts" / "small")
+    return phase(tmp_path / "artifacts", "second")
+
+
+def test_a_phase_is_replayed_from_the_policy_that_it_took(second):
+    def again():
+        return replay(second, open_run(second.root.parent, "second")[1], 0, None, {})
+
+    assert [(result["stage"], result["equal"]) for result in again()] == [("prompts", True), ("warmstart", True)]
+    perform(second.root.parent / "small", "update", 3, {"update.optimizer.learning_rate": 0.01})
+    with pytest.raises(ArtifactError, match=r"warmstart of iteration 0 .* replayed: .*/policy/.* has changed since"):
+        again()
+
+
+def test_the_policy_that_a_phase_took_stays_its_own_when_the_run_before_goes_on(second):
+    first = second.root.parent / "small"
+    begun = History(second).policy_digest(0)
+    assert begun == History(RunPaths(first)).policy_digest(3)
+    for stage in ("sample", "score", "advantage", "update"):
+        perform(first, stage, 4, {})
+    second.policy(0).joinpath("model.safetensors").unlink()
+    perform(second.root, "warmstart", 0, {})
+    assert History(second).policy_digest(0) == begun
+    assert History(second).manifest(0, "update").notes["phase"] == {"run": "small", "iteration": 3}
+    third = phase(second.root.parent, "third")
+    assert History(third).manifest(0, "update").notes["phase"] == {"run": "small", "iteration": 4}
+    perform(second.root, "warmstart", 0, {"warmstart.model.iteration": 1})
+    assert History(second).policy_digest(0) == History(RunPaths(first)).policy_digest(1)
