@@ -46,6 +46,7 @@ def look_at(config: RunConfig, shown: int, artifacts: Path = ARTIFACTS) -> dict[
     drawing = plan(prepared.train, config.sample, config.iterations)
     judged = {row["task"]: _rewards(config, row["task"]) for row in rows}
     unjudged = [f"no reward judges the task {task!r}" for task, names in judged.items() if not names]
+    unjudged += _unsure(config, rows)
     counts = [] if lengths is None else lengths["tokens"].to_list()
     return {
         "prompts": {"read": prepared.read.height, "train": prepared.train.height, "heldout": prepared.heldout.height},
@@ -90,6 +91,19 @@ def _tokenizer(config: RunConfig, artifacts: Path) -> "tuple[PreTrainedTokenizer
     from stages.model.load import folder_context, load_tokenizer
 
     return load_tokenizer(path), folder_context(path), None
+
+
+def _unsure(config: RunConfig, rows: list[dict[str, Any]]) -> list[str]:
+    """Tasks whose prompts the curriculum goes by, but not the reward that it names."""
+    curriculum = config.sample.curriculum
+    if curriculum is None or curriculum.reward is None:
+        return []
+    going = [row["task"] for row in rows if curriculum.type == "success" or row["level"] is not None]
+    return [
+        f"sample.curriculum.reward {curriculum.reward!r} does not judge the task {task!r}: no success there is ever known"
+        for task in dict.fromkeys(going)
+        if curriculum.reward not in _rewards(config, task)
+    ]
 
 
 def _rewards(config: RunConfig, task: str) -> list[str]:

@@ -33,6 +33,7 @@ def choose(
     k: int,
     since: int = 0,
     scores: Mapping[int, pl.DataFrame] | None = None,
+    former: int | None = None,
 ) -> Choice:
     """The prompts of iteration `k`.
 
@@ -43,6 +44,7 @@ def choose(
         k: the iteration, from 1.
         since: the iteration that added the last prompts; passes over the prompts begin anew with it.
         scores: tables `scores` of the earlier iterations that `reads` names.
+        former: the level that was open in the iteration before, where the curriculum keeps one.
 
     Raises:
         ConfigError: a source has fewer prompts than an iteration is to take of it.
@@ -50,10 +52,12 @@ def choose(
     weights = config.weights or {"": 1.0}
     counts = {j: portions(weights, j * config.prompts) for j in range(max(since, 1) - 1, k + 1)}
     notes: dict[str, Any] = {}
-    rank = ranking(prompts, config.curriculum, k, scores or {}, notes)
+    sources = rows_by_source(prompts, weights)
+    drawn = np.concatenate(list(sources.values()))
+    rank = ranking(prompts, drawn, config.curriculum, k, scores or {}, former, notes)
     first: list[int] = []
     left: dict[str, list[int]] = {}
-    for s, rows in _rows_by_source(prompts, weights).items():
+    for s, rows in sources.items():
         taken = [counts[j][s] - counts[j - 1][s] for j in range(max(since, 1), k + 1)]
         random = np.random.default_rng(derive(seed, "curriculum", s, k))
         ranked = rank(rows, taken[-1], random) if rank else None
@@ -71,7 +75,8 @@ def choose(
     return Choice(first, list(interleaved(left, weights)), notes)
 
 
-def _rows_by_source(prompts: pl.DataFrame, weights: Mapping[str, float]) -> dict[str, Rows]:
+def rows_by_source(prompts: pl.DataFrame, weights: Mapping[str, float]) -> dict[str, Rows]:
+    """The rows of each source that is drawn from."""
     if list(weights) == [""]:
         return {"": np.arange(prompts.height)}
     sources = prompts["source"].fill_null("").to_numpy()

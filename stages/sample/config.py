@@ -88,11 +88,12 @@ class LevelsCurriculum(Config):
     every: int | None = Field(default=None, gt=0)
     """Iterations after which the next level is opened; null goes by `success`."""
     success: float | None = Field(default=None, gt=0, le=1)
-    """Share of successes, at the highest open level in the iteration before, that opens the next one."""
+    """Share of successes, at the highest open level in the iteration before, that opens the next one. Where nothing of
+    that level was drawn or judged, it stays."""
     rehearsal: float = Field(default=0.2, ge=0, lt=1)
     """Part of an iteration's prompts that comes from lower levels and from prompts without one, where there are any."""
     reward: str | None = None
-    """Name of the reward that says what a success is; null takes the first of `score.rewards`."""
+    """Name of the reward that says what a success is; null takes the first that judges the prompt."""
     threshold: float = 1.0
     """A completion is a success where that reward is at least this."""
 
@@ -113,7 +114,7 @@ class SuccessCurriculum(Config):
     """Weight of a prompt of which all completions were right, or none. For a share p of right ones the weight rises
     from this to 1 with 4p(1-p), the variance of the reward (learnability, arXiv:2502.12272)."""
     reward: str | None = None
-    """Name of the reward that says what a success is; null takes the first of `score.rewards`."""
+    """Name of the reward that says what a success is; null takes the first that judges the prompt."""
     threshold: float = 1.0
     """A completion is a success where that reward is at least this."""
 

@@ -3,8 +3,10 @@
 Dimensions: N prompts of the run, in the order of its tables.
 """
 
+import math
+from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import polars as pl
@@ -16,30 +18,34 @@ from stages.sample.portions import Rows
 Rank = Callable[[Rows, int, np.random.Generator], Rows | None]
 """Rows of a source, how many an iteration takes, randomness → those that may be taken, these first. None where the
 curriculum says nothing of such rows."""
-_NO_SCORES = pl.DataFrame(schema={"prompt_id": pl.String, "reward_": pl.Float64})
+_SUCCESSES = pl.Schema({"prompt_id": pl.String, "success": pl.Float64})
 
 
 def ranking(
     prompts: pl.DataFrame,
+    drawn: Rows,
     curriculum: LevelsCurriculum | SuccessCurriculum | None,
     k: int,
     scores: Mapping[int, pl.DataFrame],
+    former: int | None,
     notes: dict[str, Any],
 ) -> Rank | None:
     """How a curriculum ranks prompts; None without one.
 
     Args:
         prompts: table `prompts`.
+        drawn: rows of the sources that are drawn from.
         curriculum: which.
         k: the iteration.
         scores: tables `scores` of the iterations that `reads` names.
+        former: the level that was open in the iteration before; None where none had been opened.
         notes: is told of it.
     """
     match curriculum:
         case SuccessCurriculum():
             return _by_success(prompts, curriculum, scores, notes)
         case LevelsCurriculum():
-            return _by_level(prompts, curriculum, k, scores, notes)
+            return _by_level(prompts, drawn, curriculum, k, scores.get(k - 1), former, notes)
     return None
 
 
@@ -53,36 +59,45 @@ def reads(config: SampleConfig, k: int) -> list[int]:
     return []
 
 
+def keeps_level(config: SampleConfig) -> bool:
+    """Whether an iteration goes by the level that was open in the one before."""
+    return isinstance(config.curriculum, LevelsCurriculum) and config.curriculum.every is None
+
+
 def successes(scores: pl.DataFrame, curriculum: LevelsCurriculum | SuccessCurriculum) -> pl.DataFrame:
     """Share of successes of each prompt in an iteration, as prompt_id, success; failed rewards do not count.
 
     An iteration that was scored without the reward says nothing.
     """
-    named = [name for name in scores.columns if name.startswith("reward_")]
-    column = named[0] if curriculum.reward is None else f"reward_{curriculum.reward}"
-    if column not in named:
-        return pl.DataFrame(schema={"prompt_id": pl.String, "success": pl.Float64})
-    known = scores.filter(pl.col(column).is_finite())
-    share = (pl.col(column) >= curriculum.threshold).mean().alias("success")
+    named = [name.removeprefix("reward_") for name in scores.columns if name.startswith("reward_")]
+    asked = named if curriculum.reward is None else [name for name in named if name == curriculum.reward]
+    if not asked:
+        return _SUCCESSES.to_frame()
+    verdicts = [
+        pl.when(pl.col(f"status_{name}") != "null").then(pl.col(f"reward_{name}").fill_null(math.nan)) for name in asked
+    ]
+    known = scores.with_columns(pl.coalesce(verdicts).alias("verdict")).filter(pl.col("verdict").is_finite())
+    share = (pl.col("verdict") >= curriculum.threshold).mean().alias("success")
     return known.group_by("prompt_id", maintain_order=True).agg(share)
 
 
-def open_level(levels: Sequence[int], curriculum: LevelsCurriculum, k: int, before: tuple[int, float] | None) -> int:
+def open_level(
+    levels: Sequence[int], curriculum: LevelsCurriculum, k: int, former: int | None, success: float | None
+) -> int:
     """The highest level that iteration `k` may draw from.
 
     Args:
         levels: those that there are, ascending.
         curriculum: by iterations, or by success.
         k: the iteration, from 1.
-        before: the highest level that the iteration before drew from, and the share of successes there; None for none.
+        former: the level that was open in the iteration before; None where none had been opened.
+        success: the share of successes at that level in the iteration before; None where it is not known.
     """
     if curriculum.every is not None:
         return levels[min((k - 1) // curriculum.every, len(levels) - 1)]
-    if before is None:
-        return levels[0]
-    at = levels.index(before[0])
+    at = 0 if former is None else max(0, bisect_right(levels, former) - 1)
     assert curriculum.success is not None
-    return levels[min(at + (before[1] >= curriculum.success), len(levels) - 1)]
+    return levels[min(at + (success is not None and success >= curriculum.success), len(levels) - 1)]
 
 
 def _by_success(
@@ -90,7 +105,7 @@ def _by_success(
 ) -> Rank:
     """Draws without putting back, by weights: 4p(1-p) or at least `floor` for a share p of successes, 1 for unknown."""
     told = [successes(scores[j], curriculum) for j in sorted(scores)]
-    latest = pl.concat(told).unique("prompt_id", keep="last") if told else successes(_NO_SCORES, curriculum)
+    latest = pl.concat([_SUCCESSES.to_frame(), *told]).unique("prompt_id", keep="last")
     known = prompts.select("prompt_id").join(latest, on="prompt_id", how="left", maintain_order="left")["success"]
     learnable = (4 * known * (1 - known)).to_numpy()
     weights_N = np.where(np.isnan(learnable), 1.0, curriculum.floor + (1 - curriculum.floor) * learnable)
@@ -106,17 +121,26 @@ def _by_success(
 
 def _by_level(
     prompts: pl.DataFrame,
+    drawn: Rows,
     curriculum: LevelsCurriculum,
     k: int,
-    scores: Mapping[int, pl.DataFrame],
+    scores: pl.DataFrame | None,
+    former: int | None,
     notes: dict[str, Any],
 ) -> Rank:
     """Draws from the highest open level, and a part from the lower ones and from what has no level."""
     levels_N = prompts["level"].fill_null(-1).to_numpy()
-    there = sorted({int(level) for level in levels_N if level >= 0})
+    there = sorted({int(level) for level in levels_N[drawn] if level >= 0})
     if not there:
-        raise ConfigError("sample.curriculum: no prompt of this run has a level; set it to null")
-    opened = open_level(there, curriculum, k, _before(prompts, curriculum, scores.get(k - 1)))
+        raise ConfigError("sample.curriculum: no prompt that this run draws has a level; set it to null")
+    success = None
+    if former is not None and scores is not None:
+        asked = scores.join(prompts.filter(level=former), on="prompt_id", how="semi", maintain_order="left")
+        success = cast(float | None, successes(asked, curriculum)["success"].mean())
+        if asked.height and success is None:
+            told = f"no completion of level {former} of iteration {k - 1} has a verdict: the level stays"
+            notes["warnings"] = [f"sample.curriculum: {told}"]
+    opened = open_level(there, curriculum, k, former, success)
     notes["curriculum"] = {"level": opened}
 
     def rank(rows: Rows, count: int, random: np.random.Generator) -> Rows | None:
@@ -132,20 +156,3 @@ def _by_level(
         return ranked
 
     return rank
-
-
-def _before(
-    prompts: pl.DataFrame, curriculum: LevelsCurriculum, scores: pl.DataFrame | None
-) -> tuple[int, float] | None:
-    """The highest level that the iteration before drew from, and the share of successes there."""
-    if scores is None:
-        return None
-    levels = prompts.select("prompt_id", "level").drop_nulls()
-    drawn = successes(scores, curriculum).join(levels, on="prompt_id", how="inner", maintain_order="left")
-    if not drawn.height:
-        return None
-    highest = drawn["level"].max()
-    assert isinstance(highest, int)
-    share = drawn.filter(level=highest)["success"].mean()
-    assert isinstance(share, float)
-    return highest, share

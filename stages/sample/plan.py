@@ -3,10 +3,11 @@
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from stages.contract.errors import ConfigError
-from stages.sample.choose import choose
+from stages.sample.choose import choose, rows_by_source
 from stages.sample.config import LevelsCurriculum, SampleConfig
 from stages.sample.portions import portions
 
@@ -49,7 +50,8 @@ def _levels(prompts: pl.DataFrame, config: SampleConfig) -> list[dict[str, Any]]
     if not isinstance(curriculum, LevelsCurriculum):
         return []
     every = curriculum.every
-    found = prompts.drop_nulls("level").group_by("level").len().sort("level")
+    drawn = np.concatenate(list(rows_by_source(prompts, config.weights or {"": 1.0}).values()))
+    found = prompts[drawn].drop_nulls("level").group_by("level").len().sort("level")
     return [
         {"level": level, "prompts": count, "from": 1 if i == 0 else 1 + i * every if every is not None else None}
         for i, (level, count) in enumerate(found.iter_rows())

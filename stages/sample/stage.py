@@ -1,6 +1,7 @@
 """The stage `sample`: prompts, policy k-1 → rollouts.parquet."""
 
 import functools
+import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,17 +11,21 @@ import torch
 from stages.contract.columns import PROMPTS, ROLLOUTS, SCORES
 from stages.contract.config import deciding
 from stages.contract.errors import EngineError
+from stages.contract.manifest import read_manifest
 from stages.contract.seeds import derive
 from stages.contract.workspace import Job, Workspace, open_stage
 from stages.sample.choose import choose
 from stages.sample.collect import collect
 from stages.sample.config import SampleConfig
-from stages.sample.curriculum import reads
+from stages.sample.curriculum import keeps_level, reads
 from stages.sample.draw import prompt_indices
 from stages.sample.dynamic import fill, other_prompts
 from stages.sample.engine import Engine
 from stages.sample.fidelity import fidelity, model_logprobs, spread
 from stages.sample.parts import Parts
+
+LEVEL = "curriculum.json"
+"""The level that an iteration had opened, where the next one goes by it."""
 
 
 def run(
@@ -102,9 +107,22 @@ def chosen(
         first = prompt_indices(table.height, config.prompts, job.seed, k, since)
         return first, other_prompts(table.height, first, job.seed, k) if config.rounds > 1 else []
     scores = {j: desk.read(paths.stage(j, "score") / "scores.parquet", SCORES) for j in reads(config, k)}
-    choice = choose(table, config, job.seed, k, since, scores)
+    choice = choose(table, config, job.seed, k, since, scores, _former_level(desk, k) if keeps_level(config) else None)
     desk.notes |= choice.notes
+    if keeps_level(config):
+        (desk.folder / LEVEL).write_text(json.dumps(choice.notes["curriculum"]), encoding="utf-8")
     return choice.first, choice.more
+
+
+def _former_level(desk: Workspace, k: int) -> int | None:
+    """The level that the iteration before had opened; None where it had no such curriculum."""
+    folder = desk.paths.stage(k - 1, "sample")
+    manifest = read_manifest(folder)
+    if manifest is None or LEVEL not in manifest.outputs:
+        return None
+    level = json.loads(desk.take(folder / LEVEL).read_text(encoding="utf-8"))["level"]
+    assert isinstance(level, int)
+    return level
 
 
 def compare(desk: Workspace, rollouts: pl.DataFrame, config: SampleConfig, engine: Engine, device: str) -> None:
@@ -128,4 +146,4 @@ def compare(desk: Workspace, rollouts: pl.DataFrame, config: SampleConfig, engin
             "another model"
         )
     if figures["mean"] > settings.warn:
-        desk.notes["warnings"] = [f"{told}; sample.fidelity.warn is {settings.warn}"]
+        desk.notes["warnings"] = [*desk.notes.get("warnings", []), f"{told}; sample.fidelity.warn is {settings.warn}"]

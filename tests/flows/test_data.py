@@ -115,8 +115,11 @@ def test_data_shows_what_a_run_would_train_on(tmp_path: Path) -> None:
 
 def test_data_fits_a_terminal_and_says_what_cannot_be_used_in_one_sentence(tmp_path: Path) -> None:
     path = written(tmp_path, MIXED)
-    done = run_grpo(tmp_path, "data", path, "--samples", "2", COLUMNS="80")
+    setting = "sample.curriculum.reward=math"
+    done = run_grpo(tmp_path, "data", path, "--samples", "2", "--set", setting, COLUMNS="80")
     assert done.returncode == 0, done.stderr
+    assert "'math' does not judge the task 'reasoning_gym/chain_sum': no success" in done.stdout
+    assert done.stdout.count("does not judge") == 1  # only sums have levels
     lines = done.stdout.splitlines()
     table = lines[1 : next(i for i, line in enumerate(lines) if line.startswith("left out"))]
     assert max(map(len, table)) <= 80
@@ -167,13 +170,12 @@ def test_a_run_draws_from_a_mixture_level_by_level(tmp_path: Path) -> None:
     assert first["source"].to_list() == second["source"].to_list() == ["few"] + ["sums"] * 3
     # every completion counts as a success (threshold 0), so that iteration 2 has the next level
     assert first["level"].to_list() == [None, 0, 0, 0] and second["level"].to_list() == [None, 1, 1, 1]
-    assert {first["prompt_id"][3], second["prompt_id"][3]} < set(drawn(paths, 1)["prompt_id"]) | set(
-        second["prompt_id"]
-    )
     one, two = (read_manifest(paths.stage(k, "sample")) for k in (1, 2))
     assert one is not None and two is not None and one.notes["sources"] == {"sums": 3, "few": 1}
     assert [m.notes["curriculum"] for m in (one, two)] == [{"level": 0}, {"level": 1}]
-    assert "iterations/0001/score/scores.parquet" in two.inputs
+    assert {"iterations/0001/score/scores.parquet", "iterations/0001/sample/curriculum.json"} <= two.inputs.keys()
+    (again,) = replay(paths, config, 2, "sample", {})
+    assert again["equal"] and "curriculum.json" in again["outputs"]
 
     # Files for a part lie in the folder of its name.
     (paths.data / "few").mkdir(parents=True)

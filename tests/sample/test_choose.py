@@ -40,7 +40,12 @@ def scores(**shares):
         for prompt, right in shares.items()
         for i in range(4)
     ]
-    return pl.DataFrame(rows)
+    return pl.DataFrame(rows).with_columns(status_math=pl.lit("ok"), status_other=pl.lit("ok"))
+
+
+def failed(table):
+    """The scores, but that the first reward has no verdict."""
+    return table.with_columns(reward_math=pl.lit(None, pl.Float64), status_math=pl.lit("error"))
 
 
 # Weights
@@ -164,11 +169,57 @@ def test_success_at_the_highest_open_level_opens_the_next_one(right, opened):
     assert reads(config, 1) == [] and reads(config, 7) == [6]
     assert set(table["level"][choose(table, config, 1, 1).first]) == {0}
     last = {6: scores(sums0=right, sums1=right)}
-    assert choose(table, config, 1, 7, scores=last).notes["curriculum"] == {"level": opened}
+    assert choose(table, config, 1, 7, scores=last, former=0).notes["curriculum"] == {"level": opened}
     # what rehearsed lower levels earned does not count, and after the highest level there is none
     last = {6: scores(sums0=4, sums8=right)}
-    assert choose(table, config, 1, 7, scores=last).notes["curriculum"] == {"level": 1 + opened}
-    assert choose(table, config, 1, 7, scores={6: scores(sums16=4)}).notes["curriculum"] == {"level": 2}
+    assert choose(table, config, 1, 7, scores=last, former=1).notes["curriculum"] == {"level": 1 + opened}
+    assert choose(table, config, 1, 7, scores={6: scores(sums16=4)}, former=2).notes["curriculum"] == {"level": 2}
+    # a curriculum that is new in a run begins below, whatever was drawn before it
+    assert choose(table, config, 1, 7, scores={6: scores(sums8=4)}).notes["curriculum"] == {"level": 0}
+    # a level that is gone from the run gives way to the one below it
+    fewer = prompts(sums=[0] * 8 + [2] * 8)
+    assert choose(fewer, config, 1, 7, scores={6: scores(sums0=0)}, former=1).notes["curriculum"] == {"level": 0}
+
+
+def by_success(table, answers, **config):
+    """The level that each of some iterations opened, whose completions `answers` scores."""
+    settings = SampleConfig.model_validate(
+        {"prompts": 4, "curriculum": {"type": "levels", "success": 0.75, "rehearsal": 0.0}} | config
+    )
+    levels, last = [], {}
+    for k in range(1, 20):
+        chosen = choose(table, settings, 1, k, scores=last, former=levels[-1] if levels else None)
+        levels.append(chosen.notes["curriculum"]["level"])
+        last = {k: answers(table[chosen.first])}
+    return levels
+
+
+def test_an_open_level_stays_where_nothing_of_it_was_drawn_or_judged():
+    table = prompts(sums=[0] * 8 + [1] * 8 + [2] * 8, words=40)
+    right = lambda drawn: scores(**dict.fromkeys(drawn["prompt_id"], 4))  # noqa: E731
+    # of four prompts an iteration, sums have one in each fourth
+    levels = by_success(table, right, weights={"sums": 1, "words": 15})
+    assert levels == [0] * 2 + [1] * 4 + [2] * 13
+    config = SampleConfig.model_validate({"prompts": 4, "curriculum": {"type": "levels", "success": 0.75}})
+    down = choose(table, config, 1, 7, scores={6: failed(scores(sums8=4))}, former=1)
+    assert down.notes["curriculum"] == {"level": 1}
+    told = "sample.curriculum: no completion of level 1 of iteration 6 has a verdict: the level stays"
+    assert down.notes["warnings"] == [told]
+    assert "warnings" not in choose(table, config, 1, 7, scores={6: scores(words0=4)}, former=1).notes
+
+
+def test_a_source_of_higher_levels_alone_opens_none_for_the_others():
+    table = prompts(sums=[0] * 8 + [1] * 8 + [2] * 8, hard=[5] * 8)
+    wrong = lambda drawn: scores(**dict.fromkeys(drawn["prompt_id"], 0))  # noqa: E731
+    hard_right = lambda drawn: scores(**{name: 4 * (name[0] == "h") for name in drawn["prompt_id"]})  # noqa: E731
+    for answers in (wrong, hard_right):
+        assert by_success(table, answers, weights={"sums": 1, "hard": 1}) == [0] * 19
+    # a level of which nothing will ever be drawn is none
+    table = prompts(sums=[0] * 8 + [2] * 8, off=[1] * 8)
+    right = lambda drawn: scores(**dict.fromkeys(drawn["prompt_id"], 4))  # noqa: E731
+    assert by_success(table, right, weights={"sums": 1, "off": 0})[:3] == [0, 2, 2]
+    config = SampleConfig.model_validate({"weights": {"sums": 1, "off": 0}, "curriculum": LEVELS, "prompts": 4})
+    assert [level["level"] for level in plan(table, config, 3)["levels"]] == [0, 2]
 
 
 # Success
@@ -185,6 +236,19 @@ def test_successes_by_hand():
     other = settings.model_copy(update={"reward": "other"})
     assert dict(successes(table, other).iter_rows()) == {"a": 1.0, "b": 1.0}
     assert successes(table, settings.model_copy(update={"reward": "gone"})).height == 0
+
+
+def test_without_a_name_the_first_reward_that_judges_a_prompt_says_what_succeeded():
+    of_b = pl.col("prompt_id") == "b"
+    table = scores(a=3, b=0, c=2).with_columns(
+        reward_math=pl.when(of_b).then(None).otherwise("reward_math"),
+        status_math=pl.when(of_b).then(pl.lit("null")).otherwise("status_math"),
+    )
+    settings = SampleConfig.model_validate({"curriculum": {"type": "success"}}).curriculum
+    assert dict(successes(table, settings).iter_rows()) == {"a": 0.75, "b": 1.0, "c": 0.5}
+    assert dict(successes(table, settings.model_copy(update={"reward": "math"})).iter_rows()) == {"a": 0.75, "c": 0.5}
+    # one that failed has no verdict, and none takes its place
+    assert dict(successes(failed(table), settings).iter_rows()) == {}
 
 
 def test_prompts_are_drawn_the_likelier_the_less_sure_their_outcome():
