@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+USED = {"prompt_tokens": 100, "completion_tokens": 7, "total_tokens": 107}
+
 
 class JudgeServer(ThreadingHTTPServer):
     """Answers by what stands between the answer tags of what it is asked: see `_Handler.do_POST`."""
@@ -55,12 +57,12 @@ class _Handler(BaseHTTPRequestHandler):
                 return self._send(500, b'{"error": {"message": "out of order"}}')
             case ["429", "once"] if attempt == 1:
                 return self._send(429, b"{}", {"retry-after": "1"})
-            case ["400"]:
+            case ["400", *_]:
                 return self._send(
                     400, json.dumps({"error": {"message": f"no {self.headers['authorization']}"}}).encode()
                 )
-            case ["401"] | ["404"]:
-                return self._send(int(completion), b"{}")
+            case ["401" | "403" | "404" as code, *_]:
+                return self._send(int(code), b"{}")
             case ["nothing"]:
                 self.server.over.wait(60)
                 return None
@@ -82,11 +84,13 @@ class _Handler(BaseHTTPRequestHandler):
                 return self._say('{"reasons": "", "score": 11}')
             case ["a", "text"]:
                 return self._say('{"reasons": "", "score": "7"}')
+            case ["usage", usage]:
+                return self._say('{"reasons": "", "score": 5}', usage=json.loads(usage))
             case ["together", _]:
                 self.server.together.wait(60)
         return self._say(json.dumps({"reasons": "By its length.", "score": min(10, len(completion))}))
 
-    def _say(self, text: str | None, ended: str = "stop", refusal: str | None = None) -> None:
+    def _say(self, text: str | None, ended: str = "stop", refusal: str | None = None, usage: Any = USED) -> None:
         message = {"role": "assistant", "content": text, "refusal": refusal}
         answer = {
             "id": "1",
@@ -94,7 +98,7 @@ class _Handler(BaseHTTPRequestHandler):
             "created": 0,
             "model": "strict-1",
             "choices": [{"index": 0, "finish_reason": ended, "message": message}],
-            "usage": {"prompt_tokens": 100, "completion_tokens": 7, "total_tokens": 107},
+            "usage": usage,
         }
         self._send(200, json.dumps(answer).encode())
 

@@ -131,12 +131,42 @@ def test_an_endpoint_that_is_out_of_order_is_left_alone_after_a_while(server):
     assert sum("not asked, after 2 requests in a row had no answer" in (mark.message or "") for mark in marks) == 7
 
 
+def test_rows_that_the_endpoint_cannot_judge_are_answers_of_one_that_is_there(server):
+    long = [f"400 {i}" for i in range(5)]
+    marks = marks_of(server, *long, "fine", "403 by its policy", "fine again", concurrency=1, retries=0)
+    assert [mark.status for mark in marks] == ["error"] * 5 + ["ok", "error", "ok"]
+    assert "not asked" not in repr(marks)
+    [mark] = marks_of(server, "400", retries=0)  # nor does it end the stage where it is alone
+    assert (mark.status, mark.message[:22]) == ("error", "the judge answered 400")
+
+
+def test_what_was_judged_before_a_refusal_is_kept(server):
+    marks = marks_of(server, "fine", *["401"] * 3, "fine", concurrency=1, retries=0)
+    assert [mark.status for mark in marks] == ["ok"] + ["error"] * 4
+    assert server.attempts == {"fine": 1, "401": 2}
+
+
 @pytest.mark.parametrize(
-    ("code", "told"), [("401", "refuses: the key is not accepted"), ("404", "there is no such model or address")]
+    ("code", "told"),
+    [("401", "the key is not accepted"), ("403", "the key does not"), ("404", "there is no such model or address")],
 )
 def test_a_refusal_of_all_ends_the_stage(server, code, told):
-    with pytest.raises(JudgeError, match=told):
-        marks_of(server, "fine", code)
+    with pytest.raises(JudgeError, match=f"answered none of 4 requests: the judge answered {code}: {told}"):
+        marks_of(server, *[code] * 4, concurrency=1)
+    assert server.attempts[code] == 2
+
+
+@pytest.mark.parametrize("usage", ["{}", "null", '"twelve"', '{"prompt_tokens":null,"completion_tokens":"12"}'])
+def test_a_server_that_does_not_count_costs_nothing(server, usage):
+    [mark] = marks = marks_of(server, f"usage {usage}")
+    assert mark.value == 0.5
+    figures = note_metrics(reward_of(price={"prompt": 2.0, "completion": 10.0}), [mark.note for mark in marks])
+    assert figures == {
+        "judge_prompt_tokens": 0,
+        "judge_completion_tokens": 0,
+        "judge_retries": 0,
+        "judge_cost": 0,
+    }
 
 
 def test_nobody_there():

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 GIVE_UP = 2
 """Requests in a row, for each that may be under way, that were not answered and after which no more are sent."""
 REFUSALS = {401: "the key is not accepted", 403: "the key does not allow it", 404: "there is no such model or address"}
+ABSENT = {401, 408, 409, 429}
+"""Codes below 500 that say nothing of what was asked, as all from 500 on; with others the endpoint answers a row."""
 
 
 def judge(reward: JudgeReward, items: Sequence[Item], progress: Progress = no_progress) -> list[Mark]:
@@ -26,13 +28,13 @@ def judge(reward: JudgeReward, items: Sequence[Item], progress: Progress = no_pr
 
     Raises:
         ConfigError: the `openai` client or the key is missing.
-        JudgeError: the endpoint refuses the key or the model, or has answered nothing at all.
+        JudgeError: the endpoint has answered nothing at all, or nothing but that it refuses the key or the model.
     """
     if not items:
         return []
     key = _key(reward)
-    marks = asyncio.run(_judge(reward, items, key, progress))
-    if not any(mark.note for mark in marks):
+    marks, heard = asyncio.run(_judge(reward, items, key, progress))
+    if not heard:
         raise JudgeError(f"the judge {reward.model} answered none of {len(items)} requests: {marks[0].message}")
     return marks
 
@@ -80,24 +82,28 @@ def _key(reward: JudgeReward) -> str:
     return key
 
 
-async def _judge(reward: JudgeReward, items: Sequence[Item], key: str, progress: Progress) -> list[Mark]:
+async def _judge(reward: JudgeReward, items: Sequence[Item], key: str, progress: Progress) -> tuple[list[Mark], bool]:
+    """The marks, and whether the endpoint has answered any row: with a judgement, or that it cannot judge this one."""
     try:
         from openai import AsyncOpenAI
     except ModuleNotFoundError as failure:
         raise ConfigError("the reward judge needs `pip install 'grpo-flows[judge]'`") from failure
     places = asyncio.Semaphore(reward.concurrency)
-    done, lost, last = 0, 0, ""
+    done, lost, last, heard = 0, 0, "", False
 
     async def one(client: "AsyncOpenAI", item: Item) -> Mark:
-        nonlocal done, lost, last
+        nonlocal done, lost, last, heard
         async with places:
             if lost >= GIVE_UP * reward.concurrency:
                 mark = error(f"not asked, after {lost} requests in a row had no answer, the last one: {last}")
             else:
-                mark = await _ask(reward, client, item)
+                mark, code = await _ask(reward, client, item)
                 message = (mark.message or "").replace(key, "…") if reward.key else mark.message
                 mark = replace(mark, message=message or None)
-                lost, last = (lost + 1, message or "") if mark.note is None else (0, "")
+                if _answered(code, heard):
+                    heard, lost = True, 0
+                else:
+                    lost, last = lost + 1, message or ""
         done += 1
         progress(done, len(items))
         return mark
@@ -105,11 +111,22 @@ async def _judge(reward: JudgeReward, items: Sequence[Item], key: str, progress:
     async with AsyncOpenAI(
         base_url=reward.url, api_key=key, max_retries=reward.retries, timeout=reward.timeout
     ) as client:
-        return list(await asyncio.gather(*(one(client, item) for item in items)))
+        return list(await asyncio.gather(*(one(client, item) for item in items))), heard
 
 
-async def _ask(reward: JudgeReward, client: "AsyncOpenAI", item: Item) -> Mark:
-    """A mark; one that comes from an answer has it as its note."""
+def _answered(code: int | None, heard: bool) -> bool:
+    """Whether a code is the endpoint's answer to a row; None stands for no answer, or none of a judge.
+
+    A gateway refuses single rows (403, by its content policy) with the codes of a wrong key or model; it is that only
+    where the endpoint has answered others.
+    """
+    if code is None or code >= 500 or code in ABSENT:
+        return False
+    return heard or code not in REFUSALS
+
+
+async def _ask(reward: JudgeReward, client: "AsyncOpenAI", item: Item) -> tuple[Mark, int | None]:
+    """A mark, and the code of the answer that it comes from; a judge's words are its note."""
     import openai
 
     whole = reward.timeout * (reward.retries + 1)
@@ -125,17 +142,18 @@ async def _ask(reward: JudgeReward, client: "AsyncOpenAI", item: Item) -> Mark:
             )
             answer = response.parse()
     except (openai.APITimeoutError, TimeoutError):
-        return timeout(whole)
+        return timeout(whole), None
     except openai.APIStatusError as failure:
-        if why := REFUSALS.get(failure.status_code):
-            raise JudgeError(f"the judge {reward.model} at {client.base_url} refuses: {why}") from None
-        said = failure.message.removeprefix(f"Error code: {failure.status_code} - ")
-        return error(f"the judge answered {failure.status_code}: {said}")
+        code = failure.status_code
+        said = failure.message.removeprefix(f"Error code: {code} - ")
+        return error(f"the judge answered {code}: {REFUSALS[code] + ': ' if code in REFUSALS else ''}{said}"), code
     except openai.APIError as failure:
-        return error(f"the judge gave no answer: {failure.message} ({failure.__cause__ or type(failure).__name__})")
+        why = failure.__cause__ or type(failure).__name__
+        return error(f"the judge gave no answer: {failure.message} ({why})"), None
     except (ValueError, TypeError) as failure:
-        return error(f"the judge's answer cannot be read: {failure}")
-    return _mark(reward, answer, response.retries_taken)
+        return error(f"the judge's answer cannot be read: {failure}"), None
+    mark = _mark(reward, answer, response.retries_taken)
+    return mark, 200 if mark.note else None
 
 
 def _mark(reward: JudgeReward, said: "ChatCompletion", retries: int) -> Mark:
@@ -151,5 +169,6 @@ def _mark(reward: JudgeReward, said: "ChatCompletion", retries: int) -> Mark:
     else:
         mark = judgement(reward, text)
     note = {"said": text, "model": said.model, "retries": retries}
-    tokens = {"prompt_tokens": usage.prompt_tokens, "completion_tokens": usage.completion_tokens} if usage else {}
+    told = {name: getattr(usage, name, None) for name in ("prompt_tokens", "completion_tokens")}
+    tokens = {name: count for name, count in told.items() if type(count) is int}  # the client does not look
     return replace(mark, note=json.dumps(note | tokens))
