@@ -10,9 +10,9 @@ from stages.score.stage import score_rows
 from tests.score.test_score_rows import rollouts
 
 
-def scored(rows, **settings):
+def scored(rows, of_math=None, **settings):
     cosine = {"type": "cosine", "of": "math", "limit": 100} | settings
-    rewards = [cosine, {"type": "math", "timeout": 0.3, "weight": 0.0, "tasks": ["math"]}]
+    rewards = [cosine, {"type": "math", "timeout": 0.3, "weight": 0.0, "tasks": ["math"]} | (of_math or {})]
     return score_rows(rollouts(*rows), ScoreConfig.model_validate({"rewards": rewards}))
 
 
@@ -40,6 +40,13 @@ def test_where_nobody_knows_what_is_right_there_is_no_reward():
     assert scores["status_cosine"].to_list() == ["error", "null"]
     assert scores["reward"].to_list() == [None, None]
     assert scores["error"][0].startswith("cosine: math gave no verdict; math: no verdict in 0.3 s")
+
+
+def test_a_value_that_stands_for_a_failure_is_no_verdict():
+    rows = [("2^{2^{2^{2^{2^2}}}}", 1, "math", "5", "{}")]
+    scores = scored(rows, of_math={"on_failure": "value", "failure_value": 1.0})
+    assert (scores["status_math"][0], scores["reward_math"][0]) == ("timeout", 1)
+    assert (scores["status_cosine"][0], scores["reward_cosine"][0]) == ("error", None)
 
 
 def test_it_must_name_a_reward_that_judges():

@@ -25,7 +25,7 @@ def judge(reward: CosineReward, items: Sequence[Item], verdicts: Sequence[Mark])
 def _mark(reward: CosineReward, tokens: int, verdict: Mark) -> Mark:
     if verdict.status == "null":
         return null()
-    if verdict.value is None:
+    if verdict.value is None or verdict.status != "ok":  # the value of a failed one is the configuration's
         return error(f"{reward.of} gave no verdict")
     if reward.exceeded is not None and tokens >= reward.limit:
         return ok(reward.exceeded)
