@@ -83,5 +83,5 @@ def bootstrap_interval(
 
 def _measure(name: str) -> pl.Expr:
     if name == "success":
-        return pl.col("successes") / pl.col("samples")
+        return pl.when(pl.col("samples") > 0).then(pl.col("successes") / pl.col("samples"))
     return pl.col("reward_mean" if name == "reward" else name)

@@ -84,6 +84,13 @@ def test_rows_in_another_order_change_nothing() -> None:
     assert told.better and told.difference == pytest.approx(0.4) and told.prompts == 20
 
 
+def test_a_prompt_without_a_verdict_is_left_out() -> None:
+    old, new = evaluation([0] * 12), evaluation([1] * 12)
+    none = new.with_columns(pl.Series("samples", [0, *[1] * 11]), pl.Series("successes", [0, *[1] * 11]))
+    told = compare(old, none, PromotionConfig(), seed=1)
+    assert (told.prompts, told.new) == (11, 1.0)
+
+
 def test_the_margin_is_to_be_cleared_by_the_lower_end() -> None:
     old, new = evaluation([0] * 10), evaluation([1] * 4 + [0] * 6)
     assert compare(old, new, PromotionConfig(margin=0.05), seed=1).better

@@ -87,14 +87,17 @@ def test_successes_pass_at_k_and_votes_by_hand() -> None:
     assert table.schema == tables.frame(EVALUATION, {name: [] for name in table.columns}).schema
 
 
-def test_a_failed_reward_is_no_success_and_not_part_of_the_mean() -> None:
+def test_a_completion_whose_reward_failed_is_left_out() -> None:
     frame = judged({"a": [(1.0, "7"), (None, "8"), (None, "8"), (0.0, "9")], "b": [(None, None)] * 4})
     table = per_prompt(frame, FOUR, "reward_math")
     assert table["successes"].to_list() == [1, 0]
-    assert table["samples"].to_list() == [4, 4]
+    assert table["samples"].to_list() == [2, 0]
+    assert table["pass_at_1"].to_list() == [0.5, None]
+    assert table["pass_at_2"].to_list() == [1.0, None]
+    assert table["pass_at_4"].to_list() == [None, None]
     assert table["reward_mean"].to_list() == [0.25, None]
-    assert table["majority_answer"].to_list() == ["8", None]
-    assert table["majority_correct"].to_list() == [False, None]
+    assert table["majority_answer"].to_list() == ["7", None]
+    assert table["majority_correct"].to_list() == [True, None]
 
 
 def test_a_vote_is_right_where_any_completion_with_its_answer_is_a_success() -> None:
@@ -177,15 +180,16 @@ def answered(desk: Workspace, prompts: pl.DataFrame, policy: Path, seed_of: Call
     return tables.frame(ROLLOUTS, columns)
 
 
-def marked(_: Workspace, rollouts: pl.DataFrame) -> pl.DataFrame:
-    rewards = [1.0 - int(text) % 2 for text in rollouts["completion"]]
+def marked(_: Workspace, rollouts: pl.DataFrame, fails: str = "") -> pl.DataFrame:
+    """Answers that end in a digit of `fails` get no verdict."""
+    rewards = [None if text in fails else 1.0 - int(text) % 2 for text in rollouts["completion"]]
     columns = {name: rollouts[name] for name in ("prompt_id", "sample")} | {
         "reward": rewards,
-        "error": [None] * len(rewards),
+        "error": [None if reward is not None else "even: out of order" for reward in rewards],
         "extracted": rollouts["completion"],
         **dict.fromkeys(("reference_logprobs", "values", "token_rewards", "step_ends"), [None] * len(rewards)),
         "reward_even": rewards,
-        "status_even": ["ok"] * len(rewards),
+        "status_even": ["ok" if reward is not None else "error" for reward in rewards],
     }
     return tables.frame(SCORES, columns)
 
@@ -227,11 +231,34 @@ def test_the_stage_measures_the_policy_of_its_iteration_and_sums_up(paths: RunPa
         "heldout_success": sum(even) / 24,
         "heldout_reward": pytest.approx(sum(even) / 24),
         "heldout_length": 2.5,
+        "failed": 0.0,
         "pass_at_1": pytest.approx(sum(even) / 24),
         "pass_at_2": pytest.approx(sum([0, 1 / 2, 5 / 6, 1, 1][n] for n in even) / 6),
         "pass_at_4": sum(n > 0 for n in even) / 6,
         "maj_at_4": sum(int(answer) % 2 == 0 for answer in first_of_most) / 6,
     }
+
+
+def test_a_judge_that_was_down_for_half_of_them_lowers_no_figure(paths: RunPaths) -> None:
+    def half_down(desk: Workspace, rollouts: pl.DataFrame) -> pl.DataFrame:
+        return marked(desk, rollouts, fails="01234")
+
+    job = Job(paths, 0, seed=5)
+    run(job, FOUR, {}, "even", answered, half_down)
+    manifest = read_manifest(paths.stage(0, "evaluate"))
+    assert manifest is not None
+    texts = tables.read(paths.stage(0, "evaluate") / "rollouts.parquet", ROLLOUTS)["completion"]
+    known = [int(text) for text in texts if int(text) > 4]
+    assert 10 < len(known) < 30
+    assert manifest.metrics["heldout_success"] == sum(digit % 2 == 0 for digit in known) / len(known)
+    assert manifest.metrics["failed"] == 40 - len(known)
+    assert manifest.dropped == {"failed under even": 40 - len(known)}
+
+    def down(desk: Workspace, rollouts: pl.DataFrame) -> pl.DataFrame:
+        return marked(desk, rollouts, fails="0123456789")
+
+    with pytest.raises(DataError, match=r"'even' failed on all 40 completions .* first time with: even: out of order"):
+        run(job, FOUR, {}, "even", answered, down)
 
 
 def test_two_policies_are_compared_on_the_same_seeds(paths: RunPaths) -> None:
