@@ -146,7 +146,23 @@ def test_a_function_that_only_hangs_is_given_up():
     items = [item("hangs", f"p{i}", chat=False) for i in range(7)]
     marks = marks_of(items, "misbehaving", timeout=0.2)
     assert [mark.status for mark in marks] == ["timeout"] * 5 + ["error"] * 2
-    assert marks[-1].message == "not called, after 5 calls in a row failed, the last one: no verdict in 0.2 s"
+    told = "not called, after all calls of 5 prompts in a row failed, the last one: no verdict in 0.2 s"
+    assert marks[-1].message == told
+
+
+@pytest.mark.parametrize(
+    "prompts",
+    [
+        ["p0"] * 5 + ["p0"] * 3,  # a group whose first completions hang
+        ["p1", "p2", "p3", "p4", "p5"] + ["p0"] * 3,  # as many as were answered before
+    ],
+)
+def test_a_function_that_some_completions_hang_is_not_given_up(prompts):
+    before = ["fine"] * 5 if prompts[0] == "p1" else []
+    items = [item("fine", f"q{i}", chat=False) for i in range(len(before))]
+    items += [item(text, name, chat=False) for text, name in zip(["hangs"] * 5 + ["fine"] * 3, prompts, strict=True)]
+    marks = marks_of(items, "misbehaving", timeout=0.2, at_once="row")
+    assert [mark.status for mark in marks] == ["ok"] * len(before) + ["timeout"] * 5 + ["ok"] * 3
 
 
 @pytest.mark.parametrize(

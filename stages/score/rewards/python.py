@@ -24,7 +24,7 @@ from stages.score.reward_config import PythonReward
 READY = 300.0
 """Seconds in which the function has to be imported."""
 GIVE_UP = 5
-"""Calls in a row that ran out of time or killed their process, after which no more are made."""
+"""Prompts in a row of which every call ran out of time or killed its process, after which no more calls are made."""
 OWN = ("prompt", "prompts", "completion", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric")
 """Arguments that no column of the prompts takes the place of."""
 
@@ -36,14 +36,24 @@ def judge(reward: PythonReward, items: Sequence[Item], iteration: int, progress:
         ConfigError: there is no such function, or it cannot be imported.
     """
     marks: list[Mark] = []
-    process, lost, given_up = None, 0, null()
+    silent: set[str] = set()
+    process, lost, answered, given_up = None, 0, 0, null()
     try:
         for some in calls(reward, items):
-            if lost < GIVE_UP:
+            # Completions that hang a function come in groups; that it hangs by itself shows in prompts, and in most.
+            if len(silent) < GIVE_UP or lost <= answered:
                 process = process or _Process(reward)
                 marks += process.marks(some, iteration)
-                process, lost = (None, lost + 1) if process.ended else (process, 0)
-                given_up = error(f"not called, after {lost} calls in a row failed, the last one: {marks[-1].message}")
+                if process.ended:
+                    process, lost = None, lost + 1
+                    silent.add(some[0].prompt_id)
+                    given_up = error(
+                        f"not called, after all calls of {len(silent)} prompts in a row failed, the last one: "
+                        f"{marks[-1].message}"
+                    )
+                else:
+                    answered += 1
+                    silent.clear()
             else:
                 marks += [given_up] * len(some)
             progress(len(marks), len(items))
