@@ -38,7 +38,6 @@ def load(file: str, module: str | None, name: str, make: bool, arguments: dict[s
     """The function; where `make` is set, the one that it gives when it is called with `arguments`."""
     found: Any
     if module is not None:
-        sys.path.append(str(Path.cwd()))
         found = importlib.import_module(module)
     else:
         sys.path.append(str(Path(file).parent))
@@ -143,6 +142,7 @@ def _plain(value: Any) -> Any:
 def main(pipe: Connection) -> None:
     """Serves calls until the socket ends."""
     task = json.loads(pipe.recv_bytes())
+    sys.path[:] = task["path"]
     try:
         function = load(task["file"], task["module"], task["name"], task["make"], task["arguments"])
     except BaseException as failure:  # a user's module may do anything, `sys.exit` too

@@ -45,6 +45,13 @@ def located(function: str) -> Located:
     return Located(Path(spec.origin).absolute(), ".".join(parts[:depth]), ".".join(parts[depth:]))
 
 
+def search_path() -> list[str]:
+    """Where modules are looked for, here and by the process of the function: the working directory comes last."""
+    here = Path.cwd()
+    return [path for path in sys.path if path and Path(path).absolute() != here] + [str(here)]
+
+
 def _top(name: str) -> ModuleSpec | None:
-    found = find_spec(name) if name.isidentifier() and name not in sys.builtin_module_names else None
-    return found or PathFinder.find_spec(name, [str(Path.cwd())])
+    if not name.isidentifier() or name in sys.builtin_module_names:
+        return None
+    return PathFinder.find_spec(name, search_path()) or find_spec(name)  # the latter finds what is installed editable

@@ -205,6 +205,26 @@ def test_the_file_of_a_function_is_found_without_running_anything(tmp_path, monk
     assert located("alone.f").file == located("alone.py:f").file == tmp_path / "alone.py"
 
 
+def test_the_working_directory_comes_last_for_the_digest_and_for_the_call_alike(tmp_path, monkeypatch):
+    """Files there have the names of an installed package, of one in the standard library, and of none."""
+    (tmp_path / "yaml.py").write_text("def dump(completions, **columns):\n    return [0.77] * len(completions)\n")
+    (tmp_path / "inspect.py").write_text("raise SystemExit\n")
+    (tmp_path / "mine.py").write_text("import inspect\ndef f(completions, **columns):\n    return [0.5]\n")
+    monkeypatch.chdir(tmp_path)
+    for first in ("", str(tmp_path)):  # as `python -m` puts it
+        monkeypatch.syspath_prepend(first)
+        assert "site-packages" in str(located("yaml.dump").file)
+        [mark] = marks_of([item("x")], "yaml.dump")
+        assert (mark.value, mark.status) == (None, "error")
+        assert values(marks_of([item("x")], "mine.f")) == [0.5]
+
+
+def test_the_order_of_a_set_is_the_same_in_every_process(tmp_path):
+    (tmp_path / "mine.py").write_text("def f(completions, **columns):\n    return [hash('a') % 1e6]\n")
+    seen = {marks_of([item("x")], f"{tmp_path}/mine.py:f")[0].value for _ in range(2)}
+    assert len(seen) == 1
+
+
 @pytest.mark.parametrize(("at_once", "again"), [("row", [1]), ("group", [0, 1]), ("all", [0, 1, 2, 3])])
 def test_what_a_call_compares_is_judged_again_as_a_whole(at_once, again):
     reward = PythonReward.model_validate({"type": "python", "function": "a.py:f", "at_once": at_once})

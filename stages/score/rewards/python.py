@@ -17,7 +17,7 @@ from typing import Any
 
 from stages.contract.errors import ConfigError
 from stages.contract.progress import Progress, no_progress
-from stages.score.located import located
+from stages.score.located import located, search_path
 from stages.score.mark import Item, Mark, error, null, ok, timeout
 from stages.score.reward_config import PythonReward
 
@@ -115,7 +115,9 @@ class _Process:
         self.pipe, theirs = Pipe()
         dies, self.lives = os.pipe()
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "stages.score.function_process", str(theirs.fileno()), str(dies)],
+            # -P: no module beside the user's own takes the place of one that the process is made of
+            [sys.executable, "-P", "-m", "stages.score.function_process", str(theirs.fileno()), str(dies)],
+            env=os.environ | {"PYTHONHASHSEED": "0"},  # an order of sets that is the same each time
             pass_fds=(theirs.fileno(), dies),
             stdin=subprocess.DEVNULL,
             stdout=2,  # what it prints is no part of what the command says
@@ -124,7 +126,8 @@ class _Process:
         theirs.close()
         os.close(dies)
         task = {name: getattr(reward, name) for name in ("make", "arguments", "signature")}
-        ready = self._ask(task | {"file": str(place.file), "module": place.module, "name": place.name}, READY)
+        task |= {"file": str(place.file), "module": place.module, "name": place.name, "path": search_path()}
+        ready = self._ask(task, READY)
         if isinstance(ready, Mark) or "failed" in ready:
             self.end()
             why = ready.message if isinstance(ready, Mark) else ready["failed"]
