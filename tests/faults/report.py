@@ -43,6 +43,8 @@ def where(place: str) -> str:
     """A place in words: what happened, and in which stage."""
     kind, _, rest = place.partition(" ")
     stage = re.search(r"(?:iterations| in)[/ ]\d+/\.?([a-z]+)", rest)
+    if re.match(r"iterations/\d+/update/\.?(critic_)?optimizer\.safetensors", rest):
+        return f"{WHAT[kind]}, optimizer state being written in the background"
     return WHAT[kind] + (f", {stage.group(1)}" if stage else ", superseded" if "superseded/" in rest else "")
 
 

@@ -34,7 +34,7 @@ class Training:
 
 
 ONE_EPOCH = Training("one epoch a batch", BRIEF | {"iterations": 3, "update.epochs": 1})
-TWO_EPOCHS = Training("two epochs a batch", {"score.rewards": LENGTHS})
+TWO_EPOCHS = Training("two epochs a batch", {"score.rewards": LENGTHS}, r"/update/\.?optimizer\.safetensors")
 WORKERS = Training("verifiers in workers", {"warmstart.tuning.steps": 8, "iterations": 2})
 KINDS = (
     Training("retention after each iteration", BRIEF | KEEP, r"^(remove|rmdir)|pruned"),
