@@ -13,7 +13,7 @@ from stages.score.mark import Mark
 from stages.score.reward_config import STEPWISE, CosineReward, PythonReward, Reward, RewardConfig, reward_name
 
 FAILED = ("timeout", "error")
-DECIDES_NO_VERDICT = {"weight", "on_failure", "failure_value", "timeout"}
+DECIDES_NO_VERDICT = {"weight", "on_failure", "failure_value", "timeout", "wall_seconds"}
 """Fields that may have changed since a verdict that is kept."""
 
 

@@ -63,6 +63,11 @@ def test_verdicts_are_kept_where_only_weight_limits_and_the_policy_for_failures_
     former = configured().model_dump(mode="json")["rewards"]
     same = configured(weight=0.5, timeout=60.0, on_failure="value", failure_value=-1.0)
     check_comparable(same.rewards, former)
+    code = [{"type": "code"}, {"type": "code", "wall_seconds": 120.0}, {"type": "code", "seconds": 8}]
+    later, more = (ScoreConfig.model_validate({"rewards": [reward]}).rewards for reward in code[1:])
+    check_comparable(later, code[:1])
+    with pytest.raises(ConfigError, match="'code' was configured otherwise"):  # then a program was wrong, not late
+        check_comparable(more, code[:1])
     check_comparable(configured().rewards, [{"type": "math"}, {"type": "length", "target": 1, "limit": 3}])
     for other in (configured(extract="boxed"), configured([{"type": "format"}]), configured(name="mathematics")):
         with pytest.raises(ConfigError, match=r"was configured otherwise .* run the stage without --only-failed"):
