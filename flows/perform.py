@@ -12,7 +12,7 @@ from flows.layers import without_hardware
 from flows.phases import policy_before
 from flows.resume import departing
 from flows.runs import History, background_of, open_run
-from flows.secrets import secrets_of
+from flows.secrets import with_keys
 from stages.contract.errors import ConfigError
 from stages.contract.paths import RunPaths
 from stages.contract.workspace import Job, Workspace
@@ -51,9 +51,10 @@ def perform(
     config = departing(history, config, k, overrides)
     device, threads = prepared(config.hardware if hardware is None else HardwareConfig.model_validate(hardware))
     job = Job(paths, k, config.seed, own, progress.reporter(stage, k), device, threads, background_of(paths))
-    with secrets_of(config.score.rewards if stage in _JUDGING else ()):
-        home = RunPaths(artifacts / root.name) if artifacts else paths
-        _run(job, stage, config, paths.root / former if former else None, home)
+    if stage in _JUDGING:
+        config = config.model_copy(update={"score": with_keys(config.score)})
+    home = RunPaths(artifacts / root.name) if artifacts else paths
+    _run(job, stage, config, paths.root / former if former else None, home)
 
 
 _JUDGING = ("sample", "score", "evaluate")

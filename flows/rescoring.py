@@ -16,7 +16,7 @@ from flows.layers import apply_overrides
 from flows.perform import prepared
 from flows.resume import departing
 from flows.runs import History, ranges
-from flows.secrets import secrets_of
+from flows.secrets import with_keys
 from stages.advantage.config import AdvantageConfig, goes_on
 from stages.contract import tables
 from stages.contract.columns import (
@@ -151,7 +151,8 @@ def rescore(paths: RunPaths, config: RunConfig, score: ScoreConfig, ks: Sequence
         raise ConfigError(f"{to}: lies in the run, in which nothing changes; name a folder elsewhere")
     device, threads = prepared(config.hardware)
     started, clock = datetime.now(UTC), time.perf_counter()
-    with new_folder(to) as folder, secrets_of(score.rewards):
+    score = with_keys(score)
+    with new_folder(to) as folder:
         desk = Workspace(paths, folder)
         parts: list[pl.DataFrame] = []
         former: dict[str, float] | None = None

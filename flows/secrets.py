@@ -1,29 +1,32 @@
-"""Secrets of rewards: from Prefect's Secret blocks into the environment, for as long as a stage works."""
+"""Secrets of rewards: each judge's key from its Prefect Secret block, for that judge alone."""
 
 import os
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 
 from stages.contract.errors import ConfigError
+from stages.score.config import ScoreConfig
 from stages.score.reward_config import JudgeReward, Reward
 
 
-@contextmanager
-def secrets_of(rewards: Iterable[Reward]) -> Iterator[None]:
-    """Sets the variables that the judges name, from their blocks, where they are not set already.
+def with_keys(config: ScoreConfig) -> ScoreConfig:
+    """The configuration with the key of each judge whose variable is not set, from the block that it names.
 
     Raises:
         ConfigError: there is no such block.
     """
-    judges = [reward for reward in rewards if isinstance(reward, JudgeReward)]
-    wanted = {judge.key: judge.key_block for judge in judges if judge.key and judge.key_block}
-    here = {variable: block for variable, block in wanted.items() if not os.environ.get(variable)}
-    os.environ.update({variable: _value(block) for variable, block in here.items()})
-    try:
-        yield
-    finally:
-        for variable in here:
-            os.environ.pop(variable, None)
+    return config.model_copy(update={"rewards": tuple(_with_key(reward) for reward in config.rewards)})
+
+
+def asks_for_block(reward: Reward) -> bool:
+    """Whether a reward takes a secret from a block of Prefect's server."""
+    if not isinstance(reward, JudgeReward) or reward.key is None or reward.key_block is None:
+        return False
+    return not os.environ.get(reward.key)
+
+
+def _with_key(reward: Reward) -> Reward:
+    if not isinstance(reward, JudgeReward) or reward.key_block is None or not asks_for_block(reward):
+        return reward
+    return reward.with_secret(_value(reward.key_block))
 
 
 def _value(block: str) -> str:

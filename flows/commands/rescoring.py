@@ -40,6 +40,7 @@ def rescore(
     from flows.rescoring import iterations_of, other_rewards, place_for
     from flows.rescoring import rescore as compare
     from flows.runs import open_run
+    from flows.secrets import asks_for_block
     from flows.server import prefect_server
 
     paths, config = open_run(artifacts, run)
@@ -47,7 +48,7 @@ def rescore(
     ks = iterations_of(paths, iterations)
     place = to or place_for(paths, rewards.stem if rewards else "changed")
     # A judge's key may lie in a block of Prefect's server; nothing else here needs one.
-    blocks = any(getattr(reward, "key_block", None) for reward in score.rewards)
+    blocks = any(map(asks_for_block, score.rewards))
     server = prefect_server(artifacts) if blocks else nullcontext(lambda: None)
     with server as wait_for_server, Display(console, ks[-1]) as display, progress.watching(display):
         wait_for_server()

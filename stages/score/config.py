@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from stages.contract.config import Config
-from stages.score.reward_config import CosineReward, Reward, reward_name
+from stages.score.reward_config import CosineReward, JudgeReward, Reward, reward_name
 
 
 class StartReference(Config):
@@ -57,4 +57,16 @@ class ScoreConfig(Config):
         for reward in self.rewards:
             if isinstance(reward, CosineReward) and reward.of not in judges:
                 raise ValueError(f"`of: {reward.of}` names no reward that says what is right; there are {judges}")
+        return self
+
+    @model_validator(mode="after")
+    def _keys_differ(self) -> Self:
+        judges = [reward for reward in self.rewards if isinstance(reward, JudgeReward) and reward.key_block]
+        blocks = {reward.key: reward.key_block for reward in judges}
+        for judge in judges:
+            if judge.key is not None and judge.key_block != (other := blocks[judge.key]):
+                raise ValueError(
+                    f"two judges take the key {judge.key} from the blocks {judge.key_block!r} and {other!r}: give each "
+                    "a `key` of its own"
+                )
         return self

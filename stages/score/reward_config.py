@@ -6,7 +6,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, PrivateAttr, SecretStr, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from stages.contract.config import Config, operational
@@ -255,7 +255,8 @@ class JudgeReward(RewardConfig):
     rubric: str = Field(min_length=1)
     """By what it judges."""
     url: str | None = operational(None)
-    """The endpoint, e.g. `http://127.0.0.1:8000/v1`; null takes `OPENAI_BASE_URL`'s, or OpenAI's own."""
+    """The endpoint, e.g. `http://127.0.0.1:8000/v1`; null takes `OPENAI_BASE_URL`'s, or OpenAI's own. It is written
+    down in the run: put no key into it."""
     key: str | None = operational("OPENAI_API_KEY")
     """Environment variable that holds the endpoint's key; null for one that asks for none."""
     key_block: str | None = operational(None)
@@ -278,6 +279,18 @@ class JudgeReward(RewardConfig):
     """Seconds that an attempt may take."""
     price: Price | None = operational(None)
     """From which the stage's cost is computed; null computes none."""
+    _secret: SecretStr | None = PrivateAttr(default=None)
+
+    def with_secret(self, value: str) -> Self:
+        """Itself with the key, which no dump of it holds."""
+        copy = self.model_copy()
+        copy._secret = SecretStr(value)
+        return copy
+
+    @property
+    def secret(self) -> str | None:
+        """The key, where the variable is not set and a block holds it."""
+        return self._secret.get_secret_value() if self._secret else None
 
     @field_validator("key")
     @classmethod
@@ -289,8 +302,12 @@ class JudgeReward(RewardConfig):
     @field_validator("url")
     @classmethod
     def _without_secrets(cls, value: str | None) -> str | None:
-        if value is not None and (not re.match(r"https?://[^/]", value) or "@" in value):
-            raise PydanticCustomError("secret", "http://… or https://… without a password is wanted; name one in `key`")
+        if value is not None and not re.fullmatch(r"https?://[^/@?#][^@?#]*", value):
+            raise PydanticCustomError(
+                "secret",
+                "http://… or https://… without a password and without anything after ? or # is wanted; name the "
+                "variable that holds a key in `key`",
+            )
         return value
 
     @field_validator("template")

@@ -149,6 +149,8 @@ def test_changed_code_makes_what_it_judged_stale(folder, tmp_path, monkeypatch):
 def test_a_key_comes_from_prefects_block_and_is_written_nowhere(folder, server, served, tmp_path):
     secret = "sk-from-the-block"
     shutil.copytree(folder, tmp_path / "copy")
+    looking = LETTERS.replace("log_metric(", "assert 'JUDGE_KEY' not in __import__('os').environ\n    log_metric(")
+    (tmp_path / "copy/letters.py").write_text(looking)
     code = (
         "from pathlib import Path; from prefect.blocks.system import Secret; from flows.perform import perform\n"
         f"Secret(value={secret!r}).save('judge-key')\n"
@@ -167,6 +169,8 @@ def test_a_key_comes_from_prefects_block_and_is_written_nowhere(folder, server, 
         path for path in (tmp_path / "copy").rglob("*") if path.is_file() and secret.encode() in path.read_bytes()
     ]
     assert written == []
+    scores = pl.read_parquet(tmp_path / "copy/artifacts/mixed/iterations/0001/score/scores.parquet")
+    assert Counter(scores["status_python"]) == {"null": 24, "ok": 8}  # the function asserts that it has no key
     assert manifest(tmp_path / "copy", "mixed/iterations/0001/score")["overrides"]["score.rewards.3.key"] == "JUDGE_KEY"
 
 

@@ -187,7 +187,13 @@ def test_a_key_that_is_not_set_is_named(monkeypatch):
 
 @pytest.mark.parametrize(
     "settings",
-    [{"key": "sk-123abc"}, {"url": "http://me:sk-123abc@example.org/v1"}, {"url": "ftp://sk-123abc"}],
+    [
+        {"key": "sk-123abc"},
+        {"url": "http://me:sk-123abc@example.org/v1"},
+        {"url": "ftp://sk-123abc"},
+        {"url": "https://example.org/v1?api_key=sk-123abc"},
+        {"url": "https://example.org/v1#sk-123abc"},
+    ],
 )
 def test_a_secret_in_the_configuration_is_refused_and_not_told(settings):
     data = read_yaml(SMALL)
@@ -204,6 +210,24 @@ def test_a_secret_in_the_configuration_is_refused_and_not_told(settings):
 def test_a_template_that_cannot_be_used(template, told):
     with pytest.raises(ValidationError, match=told):
         reward_of(template=template)
+
+
+def test_a_key_from_a_block_goes_to_its_judge_alone(server, monkeypatch):
+    monkeypatch.delenv("JUDGE_KEY")
+    one = reward_of(url=server.url).with_secret("from the block")
+    assert judge(one, [item("four")])[0].value == 0.4
+    assert server.keys == ["Bearer from the block"]
+    assert "from the block" not in repr(one) + one.model_dump_json() + json.dumps(deciding(one))
+    with pytest.raises(ConfigError, match="JUDGE_KEY, which is not set"):
+        judge(reward_of(url=server.url), [item("four")])
+
+
+def test_two_blocks_for_one_variable_are_refused():
+    plain = {"type": "judge", "model": "m", "rubric": "r", "key_block": "a"}
+    other = plain | {"name": "other", "key_block": "b"}
+    with pytest.raises(ValidationError, match="take the key OPENAI_API_KEY from the blocks 'a' and 'b': give each"):
+        ScoreConfig.model_validate({"rewards": [plain, other]})
+    ScoreConfig.model_validate({"rewards": [plain, other | {"key": "OTHER_KEY"}]})
 
 
 def test_how_it_is_reached_makes_nothing_stale():

@@ -74,7 +74,7 @@ def judgement(reward: JudgeReward, text: str) -> Mark:
 def _key(reward: JudgeReward) -> str:
     if reward.key is None:
         return "none"  # the client wants one
-    if not (key := os.environ.get(reward.key)):
+    if not (key := os.environ.get(reward.key) or reward.secret):
         raise ConfigError(
             f"the judge {reward.model} wants its key in the environment variable {reward.key}, which is not set; set "
             "it, name a Prefect Secret block in `key_block`, or set `key` to null if the endpoint asks for none"
