@@ -100,7 +100,7 @@ def _unsure(config: RunConfig, rows: list[dict[str, Any]]) -> list[str]:
         return []
     going = [row["task"] for row in rows if curriculum.type == "success" or row["level"] is not None]
     return [
-        f"sample.curriculum.reward {curriculum.reward!r} does not judge the task {task!r}: no success there is ever known"
+        f"sample.curriculum.reward {curriculum.reward!r} does not judge the task {task!r}: its successes are unknown"
         for task in dict.fromkeys(going)
         if curriculum.reward not in _rewards(config, task)
     ]

@@ -66,3 +66,15 @@ def test_versions_that_it_names_are_those_of_the_project():
     assert f"Prefect is pinned to {pins['prefect']}" in README
     assert f"torch=={pins['torch']}" in README
     assert "Python 3.11 or newer" in README and project["requires-python"] == ">=3.11"
+
+
+def test_the_commands_that_take_no_folder_of_runs_are_named():
+    without = {
+        name
+        for name, command in get_command(app).commands.items()
+        if "--artifacts" not in {option for parameter in command.params for option in parameter.opts}
+    }
+    assert (
+        without == {"fields", "lineage"}
+        and "Every command but `fields` and `lineage` takes `--artifacts DIR`" in README
+    )

@@ -7,7 +7,8 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from flows.commands.options import Json, Set, console, say, write_json
+from flows.commands.options import Artifacts, Json, Set, console, say, write_json
+from flows.runs import ARTIFACTS
 
 app = typer.Typer()
 
@@ -20,13 +21,14 @@ def data(
     set_: Set = None,
     samples: Annotated[int, typer.Option(min=0, help="Prompts to show as the model will see them.")] = 3,
     as_json: Json = False,
+    artifacts: Artifacts = ARTIFACTS,
 ) -> None:
     """Shows a configuration's prompts: counts, lengths, duplicates and leaks, what will be drawn; starts no run."""
     from flows.config import parse_overrides, read_config
     from flows.data import look_at
 
     resolved = read_config(config, parse_overrides(set_ or []))
-    found = look_at(resolved, samples)
+    found = look_at(resolved, samples, artifacts)
     if as_json:
         return write_json(found)
     prompts = found["prompts"]

@@ -65,11 +65,14 @@ def run(job: Job, config: PromptsConfig) -> None:
         desk.drop("equal prompt", rows.height - unique.height)
         desk.drop("trained on already", unique.height - unknown.height)
         desk.drop("held out", unknown.height - fresh.height)
-        asked = [near(messages) for messages in heldout["messages"].to_list()]
-        close = fresh.filter(pl.col(NEAR).is_in(asked))
+        asked, said = (  # both as they are worded: how a held-out one was worded before, no table says
+            [near(messages) for messages in frame["messages"].to_list()] for frame in (heldout, fresh)
+        )
+        is_close = pl.Series(said, dtype=pl.Int64).is_in(asked)
+        close = fresh.filter(is_close)
         if config.near_duplicates == "drop":
             desk.drop("held out but for case and white space", close.height)
-            fresh = fresh.filter(~pl.col(NEAR).is_in(asked))
+            fresh = fresh.filter(~is_close)
         elif close.height:
             found.problems.append(f"{close.height} new prompts are held out too but for case and white space")
         desk.write("train.parquet", fresh.drop(NEAR), PROMPTS)
@@ -90,22 +93,26 @@ def new_files(paths: RunPaths, config: PromptsConfig, k: int | None = None) -> F
     Raises:
         DataError: one that iteration `k` took up is gone or was changed.
     """
-    there = {path: file_digest(path) for path in _files(paths.data, config)}
-    taken, own = set[str](), dict[str, str]()
+    there = {path: (path.parent, file_digest(path)) for path in _files(paths.data, config)}
+    taken, own = set[tuple[Path, str]](), dict[str, tuple[Path, str]]()
     for manifest in _manifests(paths):
         inside = f"{paths.relative(paths.data)}/"
-        files = {name: record.digest for name, record in manifest.inputs.items() if name.startswith(inside)}
+        files = {
+            name: ((paths.root / name).parent, record.digest)  # in another part's folder it says something else
+            for name, record in manifest.inputs.items()
+            if name.startswith(inside)
+        }
         if manifest.iteration == k:
             own = files
         else:
             taken |= set(files.values())
-    if gone := sorted(name for name, digest in own.items() if digest not in there.values()):
+    if gone := sorted(name for name, content in own.items() if content not in there.values()):
         raise DataError(
             f"{paths.root / gone[0]}: gone or changed since iteration {k} took it up; put it back as it was"
         )
-    found = Found()
-    for path, digest in there.items():
-        if digest in taken:
+    found = Found(problems=list(_strays(paths.data, config)))
+    for path, content in there.items():
+        if content in taken:
             continue
         try:
             found.tables[path] = _read(path, config, paths.data)
@@ -117,12 +124,24 @@ def new_files(paths: RunPaths, config: PromptsConfig, k: int | None = None) -> F
 def _files(folder: Path, config: PromptsConfig) -> Iterator[Path]:
     """The files in the folder; of a mixture, in a folder inside it for each part."""
     for place in [folder, *(folder / str(part.name) for part in parts_of(config.source).values() if part.name)]:
-        if place.is_dir():
-            yield from (
-                path
-                for path in sorted(place.iterdir())
-                if path.name.endswith(SUFFIXES) and not path.name.startswith(".") and path.is_file()
+        yield from _in(place)
+
+
+def _in(place: Path) -> Iterator[Path]:
+    for path in sorted(place.iterdir()) if place.is_dir() else ():
+        if path.name.endswith(SUFFIXES) and not path.name.startswith(".") and path.is_file():
+            yield path
+
+
+def _strays(folder: Path, config: PromptsConfig) -> Iterator[str]:
+    """What to say of folders with files that no part is named after."""
+    names = [part.name for part in parts_of(config.source).values() if part.name]
+    for place in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if not place.name.startswith(".") and place.name not in names and any(_in(place)):
+            told = (
+                f"no part of the mixture has this name, they are {', '.join(names)}" if names else "there are no parts"
             )
+            yield f"{place}: its files are not taken up: {told}"
 
 
 def _manifests(paths: RunPaths) -> Iterator[Manifest]:

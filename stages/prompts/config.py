@@ -2,6 +2,7 @@
 
 import re
 import string
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -21,6 +22,15 @@ def _plain_names(value: str) -> str:
     if not fields:
         raise ValueError("names no column in braces, so that all prompts would be equal")
     return value
+
+
+def _names_inside(value: Any) -> Iterator[Any]:
+    match value:
+        case dict():
+            yield from value
+            yield from (name for inner in value.values() for name in _names_inside(inner))
+        case list() | tuple():
+            yield from (name for inner in value for name in _names_inside(inner))
 
 
 def _one_group(value: str) -> str:
@@ -91,6 +101,14 @@ class InlineSource(RowsSource):
     """A mapping of columns for each prompt, e.g. `{prompt: 1 + 1, answer: 2}`."""
     task: str = "inline"
     """Name of the task, by which rewards can be chosen."""
+
+    @field_validator("rows")
+    @classmethod
+    def _texts_as_names(cls, value: tuple[dict[str, Any], ...]) -> tuple[dict[str, Any], ...]:
+        for number, row in enumerate(value, 1):
+            if odd := [name for inner in row.values() for name in _names_inside(inner) if not isinstance(name, str)]:
+                raise ValueError(f"row {number}: the name {odd[0]!r} inside a column is no text; put it in quotes")
+        return value
 
 
 class HuggingFaceSource(RowsSource):

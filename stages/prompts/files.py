@@ -1,5 +1,6 @@
 """Rows of JSONL and Parquet files, a few at a time, with the row and reason of what cannot be read."""
 
+import codecs
 import gzip
 import json
 import re
@@ -14,7 +15,7 @@ from stages.contract.errors import DataError
 
 AT_ONCE = 10_000
 """Rows of a Parquet file that are plain Python at a time."""
-_SURROGATE = re.compile(rb"\\u[dD][89abAB]")
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 def numbered_rows(path: Path, field: str) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -51,7 +52,7 @@ def _jsonl(lines: BinaryIO | gzip.GzipFile, path: Path) -> Iterator[tuple[int, d
         if not line.strip():
             continue
         try:
-            row = json.loads(line.decode("utf-8"))
+            row = json.loads((line.removeprefix(codecs.BOM_UTF8) if number == 1 else line).decode("utf-8"))
             if _SURROGATE.search(line):
                 json.dumps(row, ensure_ascii=False).encode("utf-8")  # no table can hold half a surrogate pair
         except UnicodeEncodeError as error:

@@ -12,6 +12,8 @@ from stages.prompts.config import RowsSource
 LONGEST = 4_000_000
 """Characters of a prompt: more than any model's context holds."""
 MISSING = object()
+UNSEEN = ("tool_calls", "tool_call_id", "function_call", "name", "reasoning_content", "thinking")
+"""What chat templates say of a message beside role and content; a table of prompts has no place for it."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +105,10 @@ def checked_prompt(value: Any, where: str) -> str | list[dict[str, str]]:
         ):
             if not any(m["content"].strip() for m in messages):
                 raise DataError(f"{where}: none of its {len(messages)} messages says anything")
+            if more := [name for m in messages for name in UNSEEN if m.get(name)]:
+                raise DataError(
+                    f"{where}: a message with {more[0]!r}, which no model would see; leave role and content"
+                )
             return [{name: checked_text(m[name], where) for name in ("role", "content")} for m in messages]
     raise DataError(f"{where}: a text or a list of messages {{role, content}} is wanted, this is {_told(value)}")
 

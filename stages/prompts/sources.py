@@ -1,7 +1,8 @@
 """Reads prompts from reasoning-gym, files, the configuration and Hugging Face datasets. Heavy libraries load late."""
 
 import json
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterable, Iterator
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, assert_never
@@ -10,6 +11,15 @@ from stages.contract.errors import DataError
 from stages.prompts.config import FileSource, HuggingFaceSource, InlineSource, PlainSource, ReasoningGymSource
 from stages.prompts.files import numbered_rows
 from stages.prompts.rows import RawPrompt, prompts_of
+
+HASHED = ("isomorphic_strings", "knight_swap", "polynomial_multiplication", "ransom_note", "word_ladder")
+"""Families that go through sets of texts, so that their problems follow Python's random seed of hashes."""
+NEVER_THE_SAME = "its problems are others each time, whatever the seed"
+REFUSED = {
+    "codeio": NEVER_THE_SAME,
+    "list_functions": NEVER_THE_SAME,
+    "composite": "several families at once are a source of `type: mixture` here, a part for each",
+}
 
 
 def load(source: PlainSource, field: str = "prompts.source") -> list[RawPrompt]:
@@ -32,8 +42,7 @@ def read(source: PlainSource, field: str = "prompts.source") -> Iterator[RawProm
         case InlineSource():
             prompts = prompts_of(enumerate(source.rows, 1), source, f"{field}.rows", field)
         case HuggingFaceSource():
-            rows = enumerate(map(dict, _huggingface(source, field)), 1)
-            prompts = prompts_of(rows, source, source.path, field)
+            prompts = prompts_of(_numbered(_huggingface(source, field), source), source, source.path, field)
         case _:
             assert_never(source)
     empty = True
@@ -47,6 +56,8 @@ def read(source: PlainSource, field: str = "prompts.source") -> Iterator[RawProm
 def _reasoning_gym(source: ReasoningGymSource, field: str) -> Iterator[RawPrompt]:
     import reasoning_gym
 
+    if told := REFUSED.get(source.dataset):
+        raise DataError(f"{field}.dataset: {source.dataset!r}: {told}")
     for level in range(source.levels) if source.levels else [None]:
         parameters = source.parameters if level is None else _level(source, level, field) | source.parameters
         at = "" if level is None else f" at level {level}"
@@ -54,6 +65,11 @@ def _reasoning_gym(source: ReasoningGymSource, field: str) -> Iterator[RawPrompt
             dataset = reasoning_gym.create_dataset(source.dataset, size=source.size, seed=source.seed, **parameters)
         except (ValueError, TypeError, AssertionError) as error:
             raise DataError(f"{field}: reasoning-gym refuses {source.dataset!r}{at}: {error}") from error
+        if source.dataset in HASHED and sys.flags.hash_randomization:
+            raise DataError(
+                f"{field}.dataset: the problems of {source.dataset!r} differ from process to process; begin each "
+                "command, and what serves the run, with PYTHONHASHSEED=0 in its environment, or take another family"
+            )
         for item in dataset:
             metadata = json.loads(json.dumps(item["metadata"], default=str))
             task = f"reasoning_gym/{source.dataset}"
@@ -79,6 +95,16 @@ def _level(source: ReasoningGymSource, level: int, field: str) -> dict[str, Any]
     except (ValueError, TypeError, AssertionError) as error:
         raise DataError(f"{field}: reasoning-gym refuses {source.dataset!r} at level {level}: {error}") from error
     return {part.name: getattr(made, part.name) for part in fields(made) if part.name not in ("seed", "size")}
+
+
+def _numbered(rows: Iterable[Any], source: HuggingFaceSource) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The rows of a dataset with their numbers; each is decoded when its turn comes."""
+    number = 1
+    try:
+        for number, row in enumerate(rows, 2):
+            yield number - 1, dict(row)
+    except UnicodeDecodeError as error:
+        raise DataError(f"{source.path}, row {number}: not UTF-8 at byte {error.start}") from error
 
 
 def _huggingface(source: HuggingFaceSource, field: str) -> Any:

@@ -44,8 +44,9 @@ def table(raw: Sequence[RawPrompt], config: PromptsConfig, source: str | None = 
 
 
 def near(prompt: str | list[dict[str, str]]) -> int:
-    """A digest of a prompt (of the last of its messages) that case and white space do not change."""
-    text = prompt if isinstance(prompt, str) else prompt[-1]["content"]
+    """A digest of a prompt (of its messages but the system's) that case and white space do not change."""
+    said = [prompt] if isinstance(prompt, str) else [m["content"] for m in prompt if m["role"] != "system"]
+    text = " ".join(said)
     return int.from_bytes(blake3(" ".join(text.split()).casefold().encode()).digest(8), "big", signed=True)
 
 

@@ -118,7 +118,7 @@ def test_data_fits_a_terminal_and_says_what_cannot_be_used_in_one_sentence(tmp_p
     setting = "sample.curriculum.reward=math"
     done = run_grpo(tmp_path, "data", path, "--samples", "2", "--set", setting, COLUMNS="80")
     assert done.returncode == 0, done.stderr
-    assert "'math' does not judge the task 'reasoning_gym/chain_sum': no success" in done.stdout
+    assert "'math' does not judge the task 'reasoning_gym/chain_sum': its successes" in done.stdout
     assert done.stdout.count("does not judge") == 1  # only sums have levels
     lines = done.stdout.splitlines()
     table = lines[1 : next(i for i, line in enumerate(lines) if line.startswith("left out"))]

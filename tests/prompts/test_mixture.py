@@ -2,7 +2,10 @@
 
 import gzip
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -249,6 +252,10 @@ def test_equal_prompts_with_other_answers_are_told() -> None:
             "row 2, .* none of its 1 messages says anything",
         ),
         ({"prompt": [{"role": "user", "content": [{"type": "image"}]}], "answer": "1"}, "row 2, .*list of messages"),
+        (
+            {"prompt": [{"role": "user", "content": "x", "tool_calls": [1]}], "answer": "1"},
+            "row 2, column 'prompt': a message with 'tool_calls', which no model would see; leave role and content",
+        ),
         ({"prompt": b"a", "answer": "1"}, r"row 2, column 'prompt': a text or a list of messages .* this is b'a'"),
         ({"prompt": "a", "answer": float("nan")}, "row 2: no answer in column 'answer'"),
         (
@@ -270,6 +277,40 @@ def test_a_row_that_cannot_be_used_says_why(row: dict[str, Any], told: str) -> N
     with pytest.raises(DataError, match=told) as caught:
         load(config(inline(good, {"task": "t", **({"level": 0} if "task" not in row else {})} | row, **named)).source)
     assert len(str(caught.value)) < 250
+
+
+def test_names_inside_a_column_are_texts() -> None:
+    for tests in ({1: "a", "b": 2}, [{"a": {None: 1}}]):
+        with pytest.raises(
+            ValidationError, match=r"row 2: the name (1|None) inside a column is no text; put it in quotes"
+        ):
+            config(inline({"prompt": "a", "answer": 1}, {"prompt": "b", "answer": 2, "tests": tests}))
+
+
+@pytest.mark.parametrize(
+    ("family", "told"),
+    [
+        ("composite", "several families at once are a source of `type: mixture` here"),
+        ("codeio", "its problems are others each time, whatever the seed"),
+        ("list_functions", "its problems are others each time, whatever the seed"),
+        ("knight_swap", "differ from process to process"),
+        ("word_ladder", "differ from process to process; begin each command, and what serves the run, with PYTHONHASH"),
+    ],
+)
+def test_families_that_cannot_be_posed_again_are_refused(family: str, told: str) -> None:
+    with pytest.raises(DataError, match=f"prompts.source.dataset: .*'{family}'.* {told}"):
+        load(config({"type": "reasoning_gym", "dataset": family, "size": 1}).source)
+
+
+def test_with_a_fixed_seed_of_hashes_a_family_that_follows_it_is_posed() -> None:
+    code = (
+        "from stages.prompts.config import ReasoningGymSource as S; from stages.prompts.sources import load; "
+        "print([p.prompt for p in load(S(type='reasoning_gym', dataset='ransom_note', size=3))])"
+    )
+    fixed = os.environ | {"PYTHONHASHSEED": "0"}
+    command = [sys.executable, "-c", code]
+    one, two = (subprocess.run(command, env=fixed, capture_output=True, check=True).stdout for _ in range(2))
+    assert one == two and one.count(b"ansom note") >= 3
 
 
 def test_a_text_of_a_parquet_file_that_is_not_utf8_is_named(tmp_path: Path) -> None:
@@ -331,3 +372,58 @@ def test_new_prompts_of_a_part_are_worded_like_it_and_leak_nothing_that_is_held_
         assert "c.jsonl: belongs into the folder of a part of the mixture" in told
         assert ("1 new prompts are held out too but for case and white space" in told) == (choice == "warn")
         assert manifest.dropped.get("held out but for case and white space", 0) == (choice == "drop")
+
+
+def dropped_in(paths: RunPaths, name: str, *rows: dict[str, Any]) -> None:
+    (paths.data / name).parent.mkdir(parents=True, exist_ok=True)
+    (paths.data / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def test_new_prompts_are_compared_with_the_held_out_ones_as_both_are_worded(tmp_path: Path) -> None:
+    heldout = inline({"prompt": "What is 1+1?", "answer": 2})
+    wanted = config(
+        inline({"prompt": "a", "answer": 1}),
+        heldout_source=heldout,
+        template="Solve: {prompt}",
+        system="Be brief.",
+        near_duplicates="drop",
+    )
+    paths = RunPaths.named(tmp_path, "worded")
+    run(Job(paths, 0, seed=1), wanted)
+    dropped_in(paths, "n.jsonl", {"prompt": "what is  1+1?", "answer": 2}, {"prompt": "What is 1+2?", "answer": 3})
+    added.run(Job(paths, 1, seed=1), wanted)
+    assert contents(tables.read(paths.stage(1, "prompts") / "train.parquet", PROMPTS)) == [
+        "Be brief. | Solve: What is 1+2?"
+    ]
+
+
+def test_conversations_are_near_where_all_that_was_said_is() -> None:
+    def asked(text: str) -> dict[str, Any]:
+        said = [("system", "Be kind."), ("user", text), ("assistant", "Ok."), ("user", "Answer it now.")]
+        return {"prompt": [{"role": role, "content": content} for role, content in said], "answer": 1}
+
+    rows = [asked(f"Problem {i}") for i in range(9)]
+    made = prepare(config(inline(*rows), heldout_source=inline(asked("problem  3")), near_duplicates="drop"))
+    assert made.train.height == 8 and made.dropped["held out but for case and white space"] == 1
+
+
+def test_a_file_belongs_to_the_part_in_whose_folder_it_lies(tmp_path: Path) -> None:
+    row = {"prompt": "b", "answer": 2}
+    wanted = config(
+        mixture(sums=inline({"prompt": "a", "answer": 1}), talk=inline(row) | {"_template": "Say {prompt}"})
+    )
+    paths = RunPaths.named(tmp_path, "parts")
+    run(Job(paths, 0, seed=1), wanted)
+    dropped_in(paths, "sum/n.jsonl", {"prompt": "c", "answer": 3})
+    found = added.new_files(paths, wanted)
+    assert not found.tables and found.problems == [
+        f"{paths.data / 'sum'}: its files are not taken up: no part of the mixture has this name, they are sums, talk"
+    ]
+    (paths.data / "sum").rename(paths.data / "sums")
+    added.run(Job(paths, 1, seed=1), wanted)
+    (paths.data / "talk").mkdir()
+    (paths.data / "sums" / "n.jsonl").rename(paths.data / "talk" / "n.jsonl")
+    ((path, frame),) = added.new_files(paths, wanted).tables.items()
+    assert path.parent.name == "talk" and contents(frame) == ["Say c"]
+    with pytest.raises(DataError, match=r"data/sums/n\.jsonl: gone or changed since iteration 1 took it up"):
+        added.run(Job(paths, 1, seed=1), wanted)

@@ -183,6 +183,17 @@ def test_a_dataset_saved_to_disk_is_read(datasets: Any, tmp_path: Path) -> None:
     assert load(config(source).source) == [RawPrompt(row["question"], row["answer"], "gsm8k", {}) for row in GSM8K]
 
 
+def test_a_text_of_a_dataset_that_is_not_utf8_is_named(datasets: Any, tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    offsets = pa.py_buffer(b"".join(n.to_bytes(4, "little") for n in (0, 1, 2, 5)))
+    broken = pa.StringArray.from_buffers(3, offsets, pa.py_buffer(b"abG\xf6x"))
+    pq.write_table(pa.table({"prompt": broken, "answer": ["1", "2", "3"]}), tmp_path / "train.parquet")
+    with pytest.raises(DataError, match=rf"{tmp_path}, row 3: not UTF-8 at byte 1$"):
+        load(config({"type": "huggingface", "path": str(tmp_path)}).source)
+
+
 def test_a_split_of_a_dataset_saved_to_disk_is_read(datasets: Any, tmp_path: Path) -> None:
     splits = {"train": datasets.Dataset.from_list(GSM8K[:1]), "test": datasets.Dataset.from_list(GSM8K[1:])}
     datasets.DatasetDict(splits).save_to_disk(tmp_path / "saved")
@@ -403,7 +414,8 @@ def test_a_file_that_cannot_be_used_says_where(content: str, told: str, tmp_path
     ("name", "content", "told"),
     [
         ("p.jsonl", b'{"prompt": "Gr\xf6\xdfe", "answer": 1}', r"p\.jsonl, line 1: not UTF-8 at byte 14"),
-        ("p.jsonl", b"\xef\xbb\xbf{}", r"p\.jsonl, line 1: not JSON .*BOM"),
+        ("p.jsonl", b"\xef\xbb\xbf{}", r"p\.jsonl, line 1: no column 'prompt'"),  # after a byte order mark
+        ("p.jsonl", b'{"prompt": "a", "answer": 1, "b": "\\udc00"}', r"p\.jsonl, line 1: half a surrogate pair"),
         ("p.parquet", b"PAR1 and no more", r"p\.parquet: cannot be read as Parquet"),
         ("p.parquet", b"", r"p\.parquet: cannot be read as Parquet"),
         ("p.csv", b"prompt,answer\n", r"p\.csv ends in '\.csv'; \.jsonl, \.jsonl\.gz or \.parquet is"),
