@@ -37,6 +37,18 @@ def test_a_text_that_holds_the_right_answer_has_earned_nothing_by_it():
     assert values(["is: 42", "42"], partial_credit=True) == [0, 1]
 
 
+@pytest.mark.parametrize("family", ["gsm_symbolic", "fraction_simplification", "chain_sum"])
+def test_a_number_is_not_the_sentence_that_holds_it(family):
+    (prompt,) = load(ReasoningGymSource(type="reasoning_gym", dataset=family, size=1, seed=3))
+    metadata = json.loads(json.dumps(dict(prompt.metadata)))
+    right = str(prompt.answer)
+    wrong = ["It is not {}.", "{} is wrong", "{}, 201", "{} or 7", "{0} {0}1"]
+    texts = [right, f" {right}\n", *(text.format(right) for text in wrong)]
+    items = [Item(text, 1, prompt.task, right, metadata) for text in texts]
+    marks = judge(ReasoningGymReward(type="reasoning_gym", partial_credit=True), items)
+    assert [mark.value for mark in marks] == [1, 1] + [0] * len(wrong)
+
+
 def test_partial_credit_counts_only_where_it_is_asked_for_and_is_more_than_any_text_is_given():
     # 0.5 for factors of which one is no prime, 0.01 for any numbers
     items = [item(text, "2 × 2 × 3", "prime_factorization") for text in ("2 × 2 × 3", "4 × 3", "5")]
