@@ -226,11 +226,17 @@ def test_an_item_that_reasoning_gym_did_not_pose_is_refused():
 
 def test_an_answer_of_another_form_is_wrong_where_a_verifier_raises_for_it():
     factors = item("two times three", "2 × 3", "prime_factorization")
-    moves = Item(
-        "[1]", 1, "any", None, factors.metadata | {"source_dataset": "boxnet", "initial_state": {"0.5_0.5": []}}
-    )
-    marks = judge(ReasoningGymReward(type="reasoning_gym"), [factors, moves])
-    assert [(mark.value, mark.status) for mark in marks] == [(0.0, "ok")] * 2
+    boxes = factors.metadata | {"source_dataset": "boxnet"}
+    placed = boxes | {"initial_state": {"0.5_0.5": ["box_red"]}}
+    forms = ["[1]", "7", '[{"nowhere": "move(box_red, target_red)"}]']
+    moves = [Item(text, 1, "any", None, placed) for text in forms]
+    cells = item('{"a": 1}', "[[0, 1]]", "game_of_life")
+    marks = judge(ReasoningGymReward(type="reasoning_gym"), [factors, *moves, cells])
+    assert [(mark.value, mark.status) for mark in marks] == [(0.0, "ok")] * 5
+    (mark,) = judge(ReasoningGymReward(type="reasoning_gym"), [Item("[]", 1, "any", None, boxes)])
+    assert (mark.status, mark.message) == ("error", "KeyError: 'initial_state'")  # it was never right or wrong
+    (mark,) = judge(ReasoningGymReward(type="reasoning_gym"), [Item("[1]", 1, "any", None, boxes)])
+    assert (mark.status, mark.message) == ("error", "KeyError: 'initial_state'")
 
 
 def test_a_verifier_that_raises_otherwise_is_an_error_of_its_row():
