@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jinja2 import TemplateError
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
 
-from stages.contract.errors import ConfigError, ModelError
+from stages.contract.errors import ConfigError, DataError, ModelError
 from stages.model.load import context_length, load_tokenizer
 from stages.model.render import Format, encode
 from stages.model.scalar import load_scalar, starting_scalar
@@ -38,10 +39,16 @@ class RewardModel:
         """What it reads: by its chat template, or the contents, one a line, the last one right behind the one before.
 
         Plain text ends with the end token, as in TRL.
+
+        Raises:
+            DataError: the chat template refuses the conversation, as some refuse a system's message.
         """
         if self.kind == "chat":
             messages = [dict(message) for message in conversation]
-            return str(self.tokenizer.apply_chat_template(messages, tokenize=False))
+            try:
+                return str(self.tokenizer.apply_chat_template(messages, tokenize=False))
+            except TemplateError as error:
+                raise DataError(f"the reward model's chat template refuses the conversation: {error}") from error
         *asked, last = (message["content"] for message in conversation)
         return "\n".join(asked) + last + str(self.tokenizer.eos_token)
 

@@ -19,7 +19,8 @@ class FilePairs(Config):
     path: Path
     """File ending in `.jsonl` or `.parquet`; a relative path counts from the working directory."""
     heldout: float = Field(default=0.1, ge=0, lt=1)
-    """Share of the pairs to hold out, chosen by the prompt's digest: no prompt is on both sides."""
+    """Share of the pairs to hold out, chosen by the prompt's digest: no prompt is on both sides. In plain texts without
+    `prompt` it is known by the last `\n\nAssistant:` in both, as in HH-RLHF; without that each pair is by itself."""
 
 
 class AnswerPairs(Config):

@@ -6,6 +6,7 @@ A pair is two conversations whose last messages are compared.
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from os.path import commonprefix
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from stages.contract.errors import DataError
 from stages.reward_model.config import AnswerPairs
 
 Messages = list[dict[str, str]]
+ASSISTANT = "\n\nAssistant:"
+"""Before an answer in texts that hold a whole conversation, as those of Anthropic's HH-RLHF do."""
 
 
 @dataclass(frozen=True)
@@ -28,12 +31,16 @@ class Pair:
 
     @property
     def prompt(self) -> Messages:
-        """What both begin with, less an answer that is in both."""
+        """What both begin with, less an answer that is in both; of texts, up to the last `Assistant:` in both."""
         same = 0
         for mine, theirs in zip(self.chosen[:-1], self.rejected[:-1], strict=False):
             if mine != theirs:
                 break
             same += 1
+        if not same:
+            texts = [side[0]["content"] for side in (self.chosen, self.rejected)]
+            asked, turn, _ = commonprefix(texts).rpartition(ASSISTANT)  # noqa: RUF071 - letters are meant
+            return [{"role": "user", "content": asked + turn}] if turn else []
         return self.chosen[:same]
 
 

@@ -1,6 +1,7 @@
 """The stage `reward_model`: preferences, a model → the reward model, in iteration 0."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import assert_never
 
 from stages.contract import tables
@@ -23,6 +24,7 @@ def run(job: Job, config: RewardModelConfig) -> None:
         with desk.timed("load"):
             desk.take_folder(folder)
             model = starting_reward_model(folder, job.device, config.format)
+            desk.notes["format"] = model.kind  # in which its rewards are asked for, too
         found, found_heldout = _pairs(job, desk, config, plain=model.kind == "text")
         pairs, heldout = _usable(desk, model, found), _usable(desk, model, found_heldout)
         if not pairs:
@@ -63,14 +65,15 @@ def _pairs(job: Job, desk: Workspace, config: RewardModelConfig, plain: bool) ->
 
 def _usable(desk: Workspace, model: RewardModel, pairs: Sequence[Pair]) -> dict[int, Tokens]:
     """The pairs that teach something and that the model can see whole, by their places; the others are counted."""
-    different = {
-        i: (model.tokens(pair.chosen), model.tokens(pair.rejected))
-        for i, pair in enumerate(pairs)
-        if pair.chosen != pair.rejected
-    }
+    different = {i: pair for i, pair in enumerate(pairs) if pair.chosen != pair.rejected}
     desk.drop("chosen is rejected too", len(pairs) - len(different))
-    fitting = {i: sides for i, sides in different.items() if all(0 < len(side) <= model.context for side in sides)}
-    desk.drop(f"pair without tokens or longer than {model.context}", len(different) - len(fitting))
+    read: dict[int, Tokens] = {}
+    for i, pair in different.items():
+        with suppress(DataError):
+            read[i] = (model.tokens(pair.chosen), model.tokens(pair.rejected))
+    desk.drop("refused by the chat template", len(different) - len(read))
+    fitting = {i: sides for i, sides in read.items() if all(0 < len(side) <= model.context for side in sides)}
+    desk.drop(f"pair without tokens or longer than {model.context}", len(read) - len(fitting))
     return fitting
 
 

@@ -1,5 +1,10 @@
 """What the rewards read beside the rollouts: files that belong to the inputs of the stage that judges."""
 
+from pathlib import Path
+from typing import Any
+
+from stages.contract.errors import ConfigError
+from stages.contract.manifest import read_manifest
 from stages.contract.workspace import Workspace
 from stages.score.config import ScoreConfig
 from stages.score.outside import outside_files
@@ -11,7 +16,7 @@ def with_inputs(desk: Workspace, config: ScoreConfig) -> ScoreConfig:
 
     Raises:
         ArtifactError: one is missing, or one of this run is not as its maker's manifest says.
-        ConfigError: a function that is not there.
+        ConfigError: a function that is not there, or a reward model that was trained to read another format.
     """
     for path in outside_files(config.rewards):
         desk.take(path)
@@ -23,4 +28,18 @@ def _noted(desk: Workspace, reward: Reward) -> Reward:
         return reward
     folder = reward.path or desk.paths.reward_model
     desk.take_folder(folder)
-    return reward.model_copy(update={"path": folder})
+    return reward.model_copy(update={"path": folder, "format": _format(reward, folder, desk.paths.reward_model.name)})
+
+
+def _format(reward: RewardModelReward, folder: Path, name: str) -> Any:
+    """The format that the model was trained with, where the stage `reward_model` made its folder."""
+    made = read_manifest(folder.parent) if folder.name == name else None
+    if made is None or made.stage != "reward_model":
+        return reward.format
+    trained = made.notes.get("format", made.config.get("format"))
+    if reward.format is not None and trained is not None and reward.format != trained:
+        raise ConfigError(
+            f"score.rewards: format is {reward.format}, but {folder} was trained with {trained}: leave the reward's "
+            "format out, or say it in reward_model.format"
+        )
+    return trained or reward.format

@@ -333,7 +333,7 @@ class RewardModelReward(RewardConfig):
     that the run trains by its section `reward_model`."""
     format: Literal["chat", "text"] | None = None
     """How messages and completion become its text: by its tokenizer's chat template, or contents one a line; null takes
-    `chat` where the tokenizer has a chat template."""
+    the one that it was trained with in a run, else `chat` where the tokenizer has a chat template."""
     micro_batch_tokens: int = Field(default=16384, gt=0)
     """Padded tokens of a forward pass; bounds memory."""
 

@@ -83,6 +83,14 @@ def test_no_prompt_is_on_both_sides_and_more_pairs_move_none():
     assert all(len(sides) == 1 for sides in held.values())
     # 1,000 prompts: the standard error of a share of 0.2 is 0.013
     assert sum(True in sides for sides in held.values()) == pytest.approx(200, abs=50)
+
+    def talk(question, answer):
+        return [{"role": "assistant", "content": f"\n\nHuman: {question}\n\nAssistant: {answer}"}]
+
+    for q in range(100):  # the question is known where texts hold it, as in HH-RLHF
+        pairs = [Pair(talk(q, f"It is {i}."), talk(q, f"It was {i}.")) for i in range(5)]
+        assert len({is_heldout(pair, 0.5) for pair in pairs}) == 1
+        assert pairs[0].prompt[0]["content"] == f"\n\nHuman: {q}\n\nAssistant:"
     texts = [
         Pair([{"role": "assistant", "content": f"a{i}"}], [{"role": "assistant", "content": "b"}]) for i in range(99)
     ]

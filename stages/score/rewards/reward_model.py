@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from stages.contract.errors import DataError
 from stages.contract.progress import Progress, no_progress
 from stages.score.mark import Item, Mark, error, ok
 from stages.score.reward_config import RewardModelReward
@@ -10,7 +11,7 @@ from stages.score.reward_config import RewardModelReward
 def judge(
     reward: RewardModelReward, items: Sequence[Item], device: str, progress: Progress = no_progress
 ) -> list[Mark]:
-    """The model's number, as it is; an error for a row that is longer than the model can see.
+    """The model's number, as it is; an error for a row that its template refuses or that is longer than it can see.
 
     Raises:
         ModelError: the folder holds no reward model.
@@ -22,12 +23,17 @@ def judge(
 
     assert reward.path is not None, "the stage names the run's own"
     model = load_reward_model(reward.path, device, reward.format)
-    rows = [model.tokens([*item.messages, {"role": "assistant", "content": item.completion}]) for item in items]
+    rows: dict[int, list[int]] = {}
     marks: dict[int, Mark] = {}
-    for i, row in enumerate(rows):
-        if not 0 < len(row) <= model.context:
-            marks[i] = error(f"{len(row)} tokens; the reward model {reward.path} sees 1 to {model.context}")
-    fitting = [i for i in range(len(rows)) if i not in marks]
+    for i, item in enumerate(items):
+        try:
+            rows[i] = model.tokens([*item.messages, {"role": "assistant", "content": item.completion}])
+        except DataError as refusal:
+            marks[i] = error(str(refusal))
+            continue
+        if not 0 < len(rows[i]) <= model.context:
+            marks[i] = error(f"{len(rows[i])} tokens; the reward model {reward.path} sees 1 to {model.context}")
+    fitting = [i for i in range(len(items)) if i not in marks]
     with torch.no_grad():
         for part in micro_batches([len(rows[i]) for i in fitting], reward.micro_batch_tokens):
             chosen = [fitting[at] for at in part]
