@@ -13,6 +13,7 @@ NUMBER = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d{1,3})?")
 FRACTION = re.compile(r"([+-]?)(?:(\d+)(?: +|(?=\\)))?(?:\\[dtc]?frac *\{(\d+)\} *\{(\d+)\}|(\d+) */ *(\d+))")
 THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])")
 REPLACED = {  # in this order
+    r"^([\s$*(]*)~": r"\1\\sim ",  # elsewhere it is a space
     r"(?<=\d)\\[!,](?=\d{3})": "",
     r"(?<!\\)\\[!,:; ]|\\q?quad\b|\\displaystyle|\\\$|~": " ",
     r"\\(?:left|right|[bB]igg?[lr]?)(?![a-zA-Z])": "",
@@ -35,6 +36,8 @@ VARIABLE = re.compile(r"(?:^|(?<=[,;])) *(\\?[a-zA-Z]+(?:_\{?\w+\}?)?|[a-zA-Z]?\
 INEQUALITY = re.compile(r"[<>]|\\(?:[lg]eq?|[lg]t)(?![a-zA-Z])")
 RELATION = re.compile(r"\\(?:approx|simeq|sim|cong|equiv|neq?|to|mapsto|propto)(?![a-zA-Z])|[≈≠≃≅≡→]")
 """What makes a number one side of a statement about it."""
+BASE = re.compile(r"\d *_\{? *(\w*)")
+"""The base of a number, of which math-verify knows nothing."""
 WORDS = r"""[kcm]m|ft|feet|foot|in|inch(?:es)?|yards?|miles?|(?:kilo|centi|milli)?met(?:er|re)s?|kg|(?:kilo)?grams?|lbs?
     |pounds?|seconds?|minutes?|hours?|hrs?|days?|weeks?|months?|years?|degrees?|dollars?|cents?|euros?|units?|mph
     |lit(?:er|re)s?""".replace("\n    ", "")
@@ -72,8 +75,9 @@ def comparable(gold: str, answer: str) -> Pair | None:
     added = ("%" in answer and "%" not in gold) or any(
         p.search(answer) and not p.search(gold) for p in (PROSE, RELATION)
     )
-    if added or len(answer) > LONGEST or "$" in answer:
+    if added or len(answer) > LONGEST or "$" in answer or not {*BASE.findall(answer)} <= {*BASE.findall(gold)}:
         return None
+    gold = gold.removeprefix(r"\sim ")
     if "=" in answer and "=" not in gold:
         names = set(VARIABLE.findall(answer))
         answer = VARIABLE.sub("", answer).strip()
