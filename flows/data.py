@@ -7,10 +7,13 @@ import polars as pl
 
 from flows.config import RunConfig
 from flows.runs import ARTIFACTS
+from stages.contract import tables
 from stages.contract.errors import GrpoError
 from stages.contract.paths import RunPaths
 from stages.prompts.look import as_seen, groups, histogram, samples, token_lengths
 from stages.prompts.prepare import prepare
+from stages.prompts.split import Known
+from stages.prompts.stage import known_of
 from stages.sample.plan import plan
 from stages.score.reward_config import reward_name
 from stages.warmstart.config import NewModel, RunModel
@@ -33,7 +36,8 @@ def look_at(config: RunConfig, shown: int, artifacts: Path = ARTIFACTS) -> dict[
     Raises:
         DataError: a source cannot be used.
     """
-    prepared = prepare(config.prompts)
+    before, alone = _before(config, artifacts)
+    prepared = prepare(config.prompts, before)
     both = pl.concat([prepared.train, prepared.heldout])
     tokenizer, context, problem = _tokenizer(config, artifacts)
     limit = config.sample.max_prompt_tokens
@@ -52,7 +56,12 @@ def look_at(config: RunConfig, shown: int, artifacts: Path = ARTIFACTS) -> dict[
         "prompts": {"read": prepared.read.height, "train": prepared.train.height, "heldout": prepared.heldout.height},
         "groups": [row | {"rewards": judged[row["task"]]} for row in rows],
         "dropped": {reason: count for reason, count in prepared.dropped.items() if count},
-        "warnings": [*prepared.warnings, *unjudged, *drawing.pop("problems"), *([problem] if problem else [])],
+        "warnings": [
+            *prepared.warnings,
+            *unjudged,
+            *drawing.pop("problems"),
+            *(told for told in (alone, problem) if told),
+        ],
         "tokens": {
             "measured": len(counts),
             "limit": limit,
@@ -67,6 +76,17 @@ def look_at(config: RunConfig, shown: int, artifacts: Path = ARTIFACTS) -> dict[
         "drawing": drawing,
         "samples": list(as_seen(samples(prepared.train, shown), tokenizer)),
     }
+
+
+def _before(config: RunConfig, artifacts: Path) -> tuple[Known | None, str | None]:
+    """What the phases before were trained on, and why that is not known."""
+    from flows.phases import prompts_before
+
+    try:
+        folders = prompts_before(RunPaths.named(artifacts, config.run), config)
+    except GrpoError as error:
+        return None, f"what the phases before were trained on is not known: {error}"
+    return known_of(folders, tables.read), None
 
 
 def _tokenizer(config: RunConfig, artifacts: Path) -> "tuple[PreTrainedTokenizerBase | None, int | None, str | None]":

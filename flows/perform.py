@@ -9,7 +9,7 @@ import polars as pl
 from flows import progress
 from flows.config import HardwareConfig, RunConfig
 from flows.layers import without_hardware
-from flows.phases import policy_before
+from flows.phases import policy_before, prompts_before
 from flows.resume import departing
 from flows.runs import History, background_of, open_run
 from flows.secrets import with_keys
@@ -67,7 +67,10 @@ def _run(job: Job, stage: str, config: RunConfig, former: Path | None, home: Run
             import stages.prompts.added
             import stages.prompts.stage
 
-            (stages.prompts.added if job.iteration else stages.prompts.stage).run(job, config.prompts)
+            if job.iteration:
+                stages.prompts.added.run(job, config.prompts)
+            else:
+                stages.prompts.stage.run(job, config.prompts, prompts_before(home, config))
         case "warmstart":
             import stages.warmstart.stage
 

@@ -2,12 +2,13 @@
 
 from pathlib import Path
 
+from flows import progress
 from flows.config import RunConfig
 from flows.export import proved_policy
 from flows.promotion import proved_promoted
 from flows.runs import History, chosen, open_run
 from stages.contract.errors import ConfigError
-from stages.contract.paths import RunPaths
+from stages.contract.paths import MANIFEST, RunPaths
 from stages.warmstart.config import RunModel
 
 
@@ -37,6 +38,26 @@ def policy_before(home: RunPaths, config: RunConfig) -> Path | None:
     paths, iteration = phase_before(home, config.warmstart.model)
     proved_policy(paths, iteration)
     return paths.policy(iteration)
+
+
+def prompts_before(home: RunPaths, config: RunConfig) -> list[Path]:
+    """The folders of the prompts that the phases before were trained on, up to the policies that they handed on.
+
+    Raises:
+        ConfigError: the run before is not there.
+    """
+    folders: list[Path] = []
+    seen = set[str]()
+    while isinstance(model := config.warmstart.model, RunModel) and model.run not in seen:
+        if seen and not RunPaths.named(home.root.parent, model.run).config.is_file():
+            progress.say(f"the run {model.run}, where {home.root.name} began, is gone: its prompts are not compared")
+            break
+        seen.add(model.run)
+        home, k = phase_before(home, model)
+        config = open_run(home.root.parent, model.run)[1]
+        made = (home.stage(j, "prompts") for j in range(k + 1))
+        folders += [folder for folder in made if (folder / MANIFEST).is_file()]
+    return folders
 
 
 def phase_before(home: RunPaths, model: RunModel) -> tuple[RunPaths, int]:

@@ -73,6 +73,15 @@ PROMPTS = Table(
     key=("prompt_id",),
 )
 
+QUESTIONS = Table(
+    "questions",
+    (
+        _required("prompt_id", pa.string()),
+        _required("near", pa.int64()),  # digest of what the source asks, but for wording, case and white space
+    ),
+    key=("prompt_id",),
+)
+
 DEMONSTRATIONS = Table(
     "demonstrations",
     (

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import polars as pl
 
-from stages.contract.columns import PROMPTS
+from stages.contract.columns import PROMPTS, QUESTIONS
 from stages.contract.config import deciding
 from stages.contract.digest import file_digest
 from stages.contract.errors import DataError
@@ -28,7 +28,8 @@ from stages.prompts.config import (
 )
 from stages.prompts.rows import RawPrompt
 from stages.prompts.sources import load
-from stages.prompts.table import NEAR, near, table
+from stages.prompts.stage import asked
+from stages.prompts.table import NEAR, table
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
 
@@ -57,7 +58,7 @@ def run(job: Job, config: PromptsConfig) -> None:
         for path in found.tables:
             desk.take(path)
         before = [desk.read(path, PROMPTS) for path in train_tables(paths, k - 1)]
-        heldout = desk.read(paths.stage(0, "prompts") / "heldout.parquet", PROMPTS)
+        heldout = asked(paths.stage(0, "prompts") / "heldout.parquet", desk.read)
         rows = pl.concat(found.tables.values())
         unique = rows.unique("prompt_id", keep="first", maintain_order=True)
         unknown = unique.join(pl.concat(before), on="prompt_id", how="anti", maintain_order="left")
@@ -65,17 +66,14 @@ def run(job: Job, config: PromptsConfig) -> None:
         desk.drop("equal prompt", rows.height - unique.height)
         desk.drop("trained on already", unique.height - unknown.height)
         desk.drop("held out", unknown.height - fresh.height)
-        asked, said = (  # both as they are worded: how a held-out one was worded before, no table says
-            [near(messages) for messages in frame["messages"].to_list()] for frame in (heldout, fresh)
-        )
-        is_close = pl.Series(said, dtype=pl.Int64).is_in(asked)
-        close = fresh.filter(is_close)
+        close = fresh.join(heldout, on=NEAR, how="semi", maintain_order="left")
         if config.near_duplicates == "drop":
             desk.drop("held out but for case and white space", close.height)
-            fresh = fresh.filter(~is_close)
+            fresh = fresh.join(heldout, on=NEAR, how="anti", maintain_order="left")
         elif close.height:
             found.problems.append(f"{close.height} new prompts are held out too but for case and white space")
         desk.write("train.parquet", fresh.drop(NEAR), PROMPTS)
+        desk.write("questions.parquet", fresh.select("prompt_id", NEAR), QUESTIONS)
         desk.metrics["train_prompts"] = fresh.height
         if found.problems:
             desk.notes["warnings"] = found.problems

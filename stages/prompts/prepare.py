@@ -9,7 +9,7 @@ import polars as pl
 from stages.contract.errors import DataError
 from stages.prompts.config import MixtureSource, PromptsConfig, Source, parts_of, worded
 from stages.prompts.sources import read
-from stages.prompts.split import split
+from stages.prompts.split import Known, split
 from stages.prompts.table import NEAR, table
 
 AT_ONCE = 20_000
@@ -21,9 +21,9 @@ class Prepared:
     """Prompts of a configuration."""
 
     train: pl.DataFrame
-    """Table `prompts`."""
+    """Table `prompts`, and the column `near`."""
     heldout: pl.DataFrame
-    """Table `prompts`; none of its prompts is in `train`."""
+    """The same; none of its prompts is in `train`."""
     read: pl.DataFrame
     """All that the training source gave, equal prompts included: prompt_id, task, source, level."""
     dropped: dict[str, int]
@@ -31,8 +31,12 @@ class Prepared:
     warnings: list[str]
 
 
-def prepare(config: PromptsConfig) -> Prepared:
+def prepare(config: PromptsConfig, known: Known | None = None) -> Prepared:
     """Reads all sources, splits, and looks for leaks and contradictions.
+
+    Args:
+        config: the sources and how they are split.
+        known: prompts of the phases before.
 
     Raises:
         DataError: a source cannot be used, or none of its prompts is left to train on.
@@ -40,7 +44,7 @@ def prepare(config: PromptsConfig) -> Prepared:
     prompts = _whole(config, config.source, "prompts.source")
     other = config.heldout_source
     heldout = _whole(config, other, "prompts.heldout_source") if other else None
-    train, held, dropped = split(prompts, config.heldout, heldout)
+    train, held, dropped = split(prompts, config.heldout, heldout, known)
     close = train.join(held, on=NEAR, how="semi", maintain_order="left")
     if config.near_duplicates == "drop":
         train = train.join(held, on=NEAR, how="anti", maintain_order="left")
@@ -51,8 +55,8 @@ def prepare(config: PromptsConfig) -> Prepared:
     if isinstance(other or config.source, MixtureSource) or held["level"].drop_nulls().len():
         held = held.sort("prompt_id")  # in the order of digests the first N are some of each part and level
     return Prepared(
-        train.drop(NEAR),
-        held.drop(NEAR),
+        train,
+        held,
         prompts.select("prompt_id", "task", "source", "level"),
         dropped,
         [*_contradictions(prompts), *_close(close), *_empty_parts(config, train)],

@@ -16,7 +16,8 @@ from stages.prompts.rows import RawPrompt
 
 _MESSAGES = next(field.type for field in PROMPTS.fields if field.name == "messages")
 NEAR = "near"
-"""A column beside those of the table: equal where two questions differ in case and white space alone."""
+"""A column beside those of the table: equal where two questions differ in wording (template, system message), case and
+white space alone."""
 
 
 def table(raw: Sequence[RawPrompt], config: PromptsConfig, source: str | None = None) -> pl.DataFrame:
@@ -41,6 +42,14 @@ def table(raw: Sequence[RawPrompt], config: PromptsConfig, source: str | None = 
             "level": [prompt.level for prompt in raw],
         },
     ).with_columns(pl.Series(NEAR, [near(prompt.prompt) for prompt in raw], pl.Int64))
+
+
+def with_near(prompts: pl.DataFrame, questions: pl.DataFrame | None) -> pl.DataFrame:
+    """The table `prompts` of a run with the column `near`, which older runs do not hold: there by the worded prompt."""
+    if questions is not None:
+        return prompts.join(questions, on="prompt_id", how="inner", maintain_order="left")
+    worded = [near(messages) for messages in prompts["messages"].to_list()]
+    return prompts.with_columns(pl.Series(NEAR, worded, pl.Int64))
 
 
 def near(prompt: str | list[dict[str, str]]) -> int:

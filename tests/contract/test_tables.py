@@ -15,6 +15,7 @@ from stages.contract.columns import (
     DEMONSTRATIONS,
     EVALUATION,
     PROMPTS,
+    QUESTIONS,
     ROLLOUTS,
     SCHEMA_VERSION,
     SCORES,
@@ -42,6 +43,7 @@ EXAMPLES: dict[str, tuple[Table, dict[str, Any]]] = {
             "level": [None, 3],
         },
     ),
+    "questions": (QUESTIONS, {"prompt_id": ["a", "b"], "near": [-(2**63), 7]}),
     "demonstrations": (
         DEMONSTRATIONS,
         KEYS | {"prompt": ["1+1=", "1+1=", "2+2="], "completion": ["2", "3", ""], "correct": [True, False, None]},

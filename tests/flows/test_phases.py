@@ -1,16 +1,20 @@
 """Phases: a run that starts from the policy of another one, and what it knows of the run before."""
 
 import shutil
+from pathlib import Path
 
 import pytest
 import yaml
 
 from flows.config import dump_config, make_config
+from flows.data import look_at
 from flows.perform import perform
 from flows.replay import replay
 from flows.runs import History, open_run
+from stages.contract import tables
 from stages.contract.errors import ArtifactError
 from stages.contract.paths import RunPaths
+from stages.prompts.stage import asked
 from tests.flows.conftest import SMALL
 
 
@@ -41,6 +45,21 @@ def test_a_phase_is_replayed_from_the_policy_that_it_took(second):
     perform(second.root.parent / "small", "update", 3, {"update.optimizer.learning_rate": 0.01})
     with pytest.raises(ArtifactError, match=r"warmstart of iteration 0 .* replayed: .*/policy/.* has changed since"):
         again()
+
+
+def test_what_the_run_before_was_trained_on_is_held_out_in_no_wording(second):
+    small = RunPaths(second.root.parent / "small")
+    perform(second.root, "prompts", 0, {"prompts.template": "What is {expression}?", "prompts.heldout": 0.4})
+
+    def near(paths, name):
+        return set(asked(paths.stage(0, "prompts") / f"{name}.parquet", tables.read)["near"])
+
+    assert near(second, "heldout") == near(small, "heldout")
+    assert near(second, "train") == near(small, "train")
+    inputs = History(second).manifest(0, "prompts").inputs
+    assert [Path(name).name for name in inputs] == ["heldout.parquet", "questions.parquet", "train.parquet"]
+    looked = look_at(open_run(second.root.parent, "second")[1], 1, second.root.parent)
+    assert looked["prompts"]["heldout"] == len(near(small, "heldout"))
 
 
 def test_the_policy_that_a_phase_took_stays_its_own_when_the_run_before_goes_on(second):

@@ -24,7 +24,7 @@ from stages.prompts.config import PromptsConfig
 from stages.prompts.prepare import prepare
 from stages.prompts.rows import RawPrompt
 from stages.prompts.sources import load
-from stages.prompts.split import is_heldout
+from stages.prompts.split import Known, is_heldout
 from stages.prompts.stage import run
 
 
@@ -229,6 +229,29 @@ def test_the_same_question_in_another_wording_of_a_part_is_seen() -> None:
     assert contents(made.train) == ["c"]
 
 
+def test_what_a_phase_before_was_trained_on_is_not_held_out_however_it_is_worded() -> None:
+    source = inline(*({"prompt": f"What is {i}+{i}?", "answer": "1"} for i in range(200)))
+    first = prepare(config(source, heldout=0.2))
+    known = Known(first.train, first.heldout)
+
+    def sides(**fields: Any) -> tuple[set[int], set[int]]:
+        made = prepare(config(**({"source": source, "heldout": 0.2} | fields)), known)
+        return set(made.train["near"]), set(made.heldout["near"])
+
+    before = set(first.train["near"]), set(first.heldout["near"])
+    assert sides(template="Solve: {prompt}") == sides(system="Be brief.") == sides(heldout=0.6) == before
+    more = [*source["rows"], *({"prompt": f"What is {i}-{i}?", "answer": "1"} for i in range(200))]
+    train, heldout = sides(source=inline(*more), template="{prompt}!")
+    assert before[0] < train and before[1] < heldout and not train & heldout
+    assert sides(heldout=0.0) == (before[0] | before[1], set())
+    trained, unseen = first.train["messages"][0][-1]["content"], first.heldout["messages"][0][-1]["content"]
+    told = prepare(
+        config(source, heldout_source=inline(*({"prompt": text, "answer": "1"} for text in (trained.upper(), unseen)))),
+        known,
+    )
+    assert contents(told.heldout) == [unseen] and told.dropped["trained on in a phase before"] == 1
+
+
 def test_equal_prompts_with_other_answers_are_told() -> None:
     rows = [{"prompt": "a", "answer": answer} for answer in ("1", "2", "1")] + [{"prompt": "b", "answer": "1"}] * 2
     made = prepare(config(inline(*rows)))
@@ -345,13 +368,19 @@ def test_a_long_file_is_read_in_parts(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_new_prompts_of_a_part_are_worded_like_it_and_leak_nothing_that_is_held_out(tmp_path: Path) -> None:
     rows = [{"prompt": "1 + 1", "answer": "2"}, {"prompt": "say", "answer": "x"}]
     parts = mixture(sums=inline(rows[0]) | {"_template": "{prompt} ="}, talk=inline(rows[1]))
-    fields: dict[str, Any] = {"heldout_source": inline({"prompt": "Greet!", "answer": "y"})}
+    fields: dict[str, Any] = {
+        "heldout_source": inline({"prompt": "Greet!", "answer": "y"}, {"prompt": "2 + 2", "answer": "4"})
+    }
     new = {
-        "sums/a.jsonl": [{"prompt": "1 + 2", "answer": "3"}, {"prompt": "1 + 1", "answer": "2"}],
+        "sums/a.jsonl": [
+            {"prompt": "1 + 2", "answer": "3"},
+            {"prompt": "1 + 1", "answer": "2"},
+            {"prompt": "2  +  2", "answer": "4"},
+        ],
         "talk/b.jsonl": [{"prompt": "greet! ", "answer": "y"}, {"prompt": "Greet!", "answer": "y"}],
         "c.jsonl": [{"prompt": "d", "answer": "1"}],
     }
-    for choice, kept in (("warn", ["1 + 2 =", "greet! "]), ("drop", ["1 + 2 ="])):
+    for choice, kept in (("warn", ["1 + 2 =", "2  +  2 =", "greet! "]), ("drop", ["1 + 2 ="])):
         wanted = config(parts, near_duplicates=choice, **fields)
         paths = RunPaths.named(tmp_path, choice)
         run(Job(paths, 0, seed=1), wanted)
@@ -362,7 +391,7 @@ def test_new_prompts_of_a_part_are_worded_like_it_and_leak_nothing_that_is_held_
         train = tables.read(paths.stage(1, "prompts") / "train.parquet", PROMPTS)
         manifest = read_manifest(paths.stage(1, "prompts"))
         assert manifest is not None and contents(train) == kept
-        assert train["source"].to_list() == ["sums", "talk"][: len(kept)]
+        assert train["source"].to_list() == ["sums", "sums", "talk"][: len(kept)]
         assert sorted(name for name in manifest.inputs if name.startswith("data/")) == [
             "data/sums/a.jsonl",
             "data/talk/b.jsonl",
@@ -370,8 +399,8 @@ def test_new_prompts_of_a_part_are_worded_like_it_and_leak_nothing_that_is_held_
         assert manifest.dropped["trained on already"] == 1 and manifest.dropped["held out"] == 1
         told = " ".join(manifest.notes["warnings"])
         assert "c.jsonl: belongs into the folder of a part of the mixture" in told
-        assert ("1 new prompts are held out too but for case and white space" in told) == (choice == "warn")
-        assert manifest.dropped.get("held out but for case and white space", 0) == (choice == "drop")
+        assert ("2 new prompts are held out too but for case and white space" in told) == (choice == "warn")
+        assert manifest.dropped.get("held out but for case and white space", 0) == 2 * (choice == "drop")
 
 
 def dropped_in(paths: RunPaths, name: str, *rows: dict[str, Any]) -> None:
