@@ -12,7 +12,14 @@ from stages.prompts.config import FileSource, HuggingFaceSource, InlineSource, P
 from stages.prompts.files import numbered_rows
 from stages.prompts.rows import RawPrompt, prompts_of
 
-HASHED = ("isomorphic_strings", "knight_swap", "polynomial_multiplication", "ransom_note", "word_ladder")
+HASHED = (
+    "intermediate_integration",
+    "isomorphic_strings",
+    "knight_swap",
+    "polynomial_multiplication",
+    "ransom_note",
+    "word_ladder",
+)
 """Families that go through sets of texts, so that their problems follow Python's random seed of hashes."""
 NEVER_THE_SAME = "its problems are others each time, whatever the seed"
 REFUSED = {

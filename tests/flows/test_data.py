@@ -10,7 +10,9 @@ from pathlib import Path
 import polars as pl
 import pytest
 import yaml
+from typer.testing import CliRunner
 
+from flows.cli import app
 from flows.config import dump_config, make_config
 from flows.layers import apply_overrides
 from flows.perform import perform
@@ -131,6 +133,14 @@ def test_data_fits_a_terminal_and_says_what_cannot_be_used_in_one_sentence(tmp_p
     refused = run_grpo(tmp_path, "data", path)
     assert refused.returncode == 2 and refused.stdout == ""
     assert refused.stderr.startswith("error: prompts.source.parts.1.source.rows, row 4: no answer in column 'answer'")
+
+
+def test_data_looks_for_an_earlier_phase_where_it_is_told_to(tmp_path: Path) -> None:
+    path, elsewhere = written(tmp_path, MIXED), tmp_path / "elsewhere"
+    setting = "warmstart.model={type: run, run: before}"
+    done = CliRunner().invoke(app, ["data", str(path), "--json", "--artifacts", str(elsewhere), "--set", setting])
+    assert done.exit_code == 0, done.output
+    assert f"no run 'before' in {elsewhere}" in " ".join(json.loads(done.stdout)["warnings"])
 
 
 @pytest.mark.parametrize(
