@@ -54,6 +54,7 @@ def test_tests_are_a_list_its_text_or_inputs_and_outputs():
     [
         ("assert add(1, 2) == 3", "p: tests are wanted as JSON"),
         ("[" * 100_000, "p: tests are wanted as JSON"),
+        ('[{"function": "f", "arguments": [], "expected": %s}]' % ("9" * 5000), "wanted as JSON (Exceeds the limit"),
         ([], "p: a list of tests is wanted"),
         (None, "p: a list of tests is wanted"),
         ({"inputs": ["1"], "outputs": []}, "two lists of one length"),
