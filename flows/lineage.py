@@ -22,13 +22,15 @@ ORDER = (*START, REWARD_MODEL, *ITERATION, "evaluate")
 def lineage(path: Path) -> dict[str, Any]:
     """What a file, or a whole folder of a stage, came from.
 
-    An input is looked for where its maker writes, and where that holds another one by now, in what reruns superseded.
+    An input is looked for where its maker writes, and where that holds another one by now, in what reruns superseded;
+    one that lies in another run, from which a phase began, is followed there.
 
     Returns:
         run: the run's name; file: the name in the run; told: whether the file is as its manifest says; stages: those
-        that it came from, the last one first, each with its folder, its inputs, the settings by which it departed from
-        the run's configuration, and the run that it is shared with. An input has name, digest, and the folder of its
-        maker: null for a file from outside the run, and where the maker holds another one by now (`lost`).
+        that it came from, the last one first, each with its run and folder, its inputs, the settings by which it
+        departed from the run's configuration, and the run that it is shared with. An input has name, digest, run and
+        folder of its maker, and its name in that: null for a file from outside all runs, and where the maker holds
+        another one by now (`lost`).
 
     Raises:
         ConfigError: no such file, or none that a stage of a run made.
@@ -44,15 +46,17 @@ def _traced(path: Path, paths: RunPaths, folder: Path) -> dict[str, Any]:
     manifest = read(folder)
     if manifest is None:
         raise ConfigError(f"{folder}: holds no manifest; only what a stage has made whole has a lineage")
-    fork = read_fork(paths)
-    waiting, found = [(folder, manifest)], dict[Path, dict[str, Any]]()
+    fork_of = functools.cache(read_fork)
+    waiting, found = [(paths, folder, manifest)], dict[Path, dict[str, Any]]()
     while waiting:
-        at, made = waiting.pop()
+        run, at, made = waiting.pop()
         if at in found:
             continue
-        found[at] = _stage(paths, fork, at, made, read)
-        waiting += _makers(paths, made, read)
+        found[at] = _stage(run, fork_of(run), at, made, read)
+        waiting += _makers(run, made, read)
     stages = sorted(found.values(), key=lambda s: (s["iteration"], ORDER.index(s["stage"]), s["folder"]), reverse=True)
+    runs = list(dict.fromkeys(stage["run"] for stage in found.values()))
+    stages.sort(key=lambda stage: runs.index(stage["run"]))
     name = _whole(path).relative_to(paths.root).as_posix()
     return {"run": paths.root.name, "file": name, "told": _told(_whole(path), folder, manifest), "stages": stages}
 
@@ -64,13 +68,18 @@ def _whole(path: Path) -> Path:
 def _place(path: Path) -> tuple[RunPaths, Path]:
     """The run of a file, and the folder of the stage that made it."""
     whole = _whole(path)
-    root = next((above for above in whole.parents if (above / "run.yaml").is_file()), None)
+    root = _root_of(whole)
     if root is None:
         raise ConfigError(f"{path}: lies in no run; name a file below artifacts/<run>/iterations")
     parts = whole.relative_to(root).parts
     if len(parts) < 3 or parts[0] not in {"iterations", "superseded"} or parts[2].startswith("."):
         raise ConfigError(f"{path}: was made by no stage; name a file below {root / 'iterations'}, or a stage's folder")
     return RunPaths(root), root.joinpath(*parts[:3])
+
+
+def _root_of(path: Path) -> Path | None:
+    """The folder of the run that a file lies in."""
+    return next((above for above in path.parents if (above / "run.yaml").is_file()), None)
 
 
 def _told(path: Path, folder: Path, manifest: Manifest) -> str:
@@ -96,6 +105,7 @@ def _stage(paths: RunPaths, fork: Fork | None, folder: Path, manifest: Manifest,
     name = folder.relative_to(paths.root).as_posix()
     shared = fork is not None and fork.manifests.get(f"{name}/{MANIFEST}") == file_digest(folder / MANIFEST)
     return {
+        "run": paths.root.name,
         "stage": manifest.stage,
         "iteration": manifest.iteration,
         "folder": name,
@@ -108,18 +118,30 @@ def _stage(paths: RunPaths, fork: Fork | None, folder: Path, manifest: Manifest,
             {
                 "name": name,
                 "digest": record.digest,
-                "maker": maker.relative_to(paths.root).as_posix() if maker else None,
-                "lost": maker is None and _inside(name),
+                "run": home.root.name if maker else None,
+                "maker": maker.relative_to(home.root).as_posix() if maker else None,
+                "file": there.split("/", 3)[3] if maker else None,
+                "lost": maker is None and _inside(there),
             }
             for name, record in manifest.inputs.items()
-            for maker in [_maker(paths, name, record.digest, read)]
+            for home, there in [_home(paths, name)]
+            for maker in [_maker(home, there, record.digest, read)]
         ],
     }
 
 
-def _makers(paths: RunPaths, manifest: Manifest, read: Read) -> list[tuple[Path, Manifest]]:
-    folders = {_maker(paths, name, record.digest, read) for name, record in manifest.inputs.items()}
-    return [(folder, made) for folder in folders if folder is not None and (made := read(folder)) is not None]
+def _makers(paths: RunPaths, manifest: Manifest, read: Read) -> list[tuple[RunPaths, Path, Manifest]]:
+    homes = {name: _home(paths, name) for name in manifest.inputs}
+    found = [(homes[name][0], _maker(*homes[name], record.digest, read)) for name, record in manifest.inputs.items()]
+    return [
+        (home, folder, made) for home, folder in dict.fromkeys(found) if folder is not None and (made := read(folder))
+    ]
+
+
+def _home(paths: RunPaths, name: str) -> tuple[RunPaths, str]:
+    """The run that an input lies in, and its name there."""
+    root = _root_of(Path(name)) if Path(name).is_absolute() else None
+    return (paths, name) if root is None else (RunPaths(root), Path(name).relative_to(root).as_posix())
 
 
 def _inside(name: str) -> bool:

@@ -178,13 +178,19 @@ def lineage(
     tree = Tree(escape(f"{traced['run']}: {traced['file']} ({traced['told']})"), highlight=False)
     at, branch = None, tree
     for entry in traced["stages"]:
-        if entry["iteration"] != at:
-            at, branch = entry["iteration"], tree.add(f"iteration {entry['iteration']}")
+        if (entry["run"], entry["iteration"]) != at:
+            at = entry["run"], entry["iteration"]
+            branch = tree.add(escape(f"iteration {entry['iteration']}{_of(entry['run'], traced['run'])}"))
         leaf = branch.add(escape(_maker(entry)))
         for line in _inputs(entry):
             leaf.add(escape(line))
     console.print(tree)
     return None
+
+
+def _of(run: str, own: str) -> str:
+    """Names a run where it is another one."""
+    return "" if run == own else f" of the run {run}"
 
 
 def _maker(entry: dict[str, Any]) -> str:
@@ -209,11 +215,11 @@ def _inputs(entry: dict[str, Any]) -> list[str]:
     """What a stage read, a line for each maker; of a folder, how many files."""
     lines: dict[str, dict[str, list[str]]] = {}
     for part in entry["inputs"]:
-        title, name = "made by what is not there any more" if part["lost"] else "from outside", part["name"]
+        title = "made by what is not there any more" if part["lost"] else "from outside"
         if part["maker"] is not None:
             _, k, place = part["maker"].split("/")
-            title, name = f"{place} of {int(k)}", name.split("/", 3)[3]
-        top = name if part["maker"] is None else name.split("/")[0]
+            title = f"{place} of {int(k)}{_of(part['run'], entry['run'])}"
+        top = part["name"] if part["maker"] is None else part["file"].split("/")[0]
         lines.setdefault(title, {}).setdefault(top, []).append(part["digest"][:8])
     return [
         f"{title}: {', '.join(f'{top} {_digests(digests)}' for top, digests in files.items())}"

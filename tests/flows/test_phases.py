@@ -8,6 +8,7 @@ import yaml
 
 from flows.config import dump_config, make_config
 from flows.data import look_at
+from flows.lineage import lineage
 from flows.perform import perform
 from flows.replay import replay
 from flows.runs import History, open_run
@@ -15,7 +16,7 @@ from stages.contract import tables
 from stages.contract.errors import ArtifactError
 from stages.contract.paths import RunPaths
 from stages.prompts.stage import asked
-from tests.flows.conftest import SMALL
+from tests.flows.conftest import SMALL, run_grpo
 
 
 def phase(artifacts, name, **sections):
@@ -60,6 +61,22 @@ def test_what_the_run_before_was_trained_on_is_held_out_in_no_wording(second):
     assert [Path(name).name for name in inputs] == ["heldout.parquet", "questions.parquet", "train.parquet"]
     looked = look_at(open_run(second.root.parent, "second")[1], 1, second.root.parent)
     assert looked["prompts"]["heldout"] == len(near(small, "heldout"))
+
+
+def test_a_file_of_a_phase_leads_back_through_the_run_before(second):
+    traced = lineage(second.policy(0))["stages"]
+    assert [(s["run"], s["iteration"], s["stage"]) for s in traced[:3]] == [
+        ("second", 0, "warmstart"),
+        ("small", 3, "update"),
+        ("small", 3, "advantage"),
+    ]
+    assert (traced[-1]["run"], traced[-1]["stage"], len(traced)) == ("small", "prompts", 15)
+    assert {(part["run"], part["maker"]) for part in traced[0]["inputs"]} == {("small", "iterations/0003/update")}
+    told = run_grpo(second.root.parents[1], "lineage", second.policy(0)).stdout
+    assert "iteration 3 of the run small" in told and "update of 3 of the run small: policy (5 files)" in told
+    perform(second.root.parent / "small", "update", 3, {"update.optimizer.learning_rate": 0.01})
+    (_, made) = lineage(second.policy(0))["stages"][:2]
+    assert made["folder"] == "superseded/0003/update.1"
 
 
 def test_the_policy_that_a_phase_took_stays_its_own_when_the_run_before_goes_on(second):
