@@ -10,7 +10,7 @@ from flows.config import RunConfig
 from stages.contract.errors import ConfigError
 from stages.prompts.config import ReasoningGymSource
 from stages.score.outside import outside_files
-from stages.score.reward_config import CodeReward, ReasoningGymReward
+from stages.score.reward_config import CodeReward, JudgeReward, ReasoningGymReward
 
 MODELS = ".models"
 """The folder, beside the runs, of the models that `grpo model` makes."""
@@ -21,7 +21,7 @@ def check_outside(config: RunConfig) -> None:
 
     Raises:
         ConfigError: a file, folder or function that is not there, a reasoning-gym family that is unknown or not to be
-            trusted, a sandbox that does not work on this host.
+            trusted, a sandbox that does not work on this host, a judge without its client or key.
     """
     for name, path in named_paths(config):
         if not path.exists():
@@ -33,6 +33,10 @@ def check_outside(config: RunConfig) -> None:
             from stages.score.rewards.code import check_sandbox
 
             check_sandbox(reward)
+        if isinstance(reward, JudgeReward):
+            from stages.score.rewards.judge import check_reachable
+
+            check_reachable(reward)
     if rewards := [reward for reward in config.score.rewards if isinstance(reward, ReasoningGymReward)]:
         from stages.score.rewards.reasoning_gym import check_family
 

@@ -105,7 +105,7 @@ def _run(job: Job, stage: str, config: RunConfig, former: Path | None, home: Run
 
 
 def _judge(config: RunConfig, job: Job) -> Callable[[Workspace, pl.DataFrame], pl.Series]:
-    """Gives completions the rewards that the stage `score` will give them."""
+    """Gives completions the rewards that the stage `score` will give them, but for a judge, which may say others."""
 
     def judge(desk: Workspace, rollouts: pl.DataFrame) -> pl.Series:
         from stages.score.inputs import with_inputs
@@ -121,6 +121,7 @@ def _evaluate(job: Job, config: RunConfig) -> None:
     import stages.evaluate.stage
     from stages.sample.collect import collect
     from stages.score.inputs import with_inputs
+    from stages.score.notes import notes_metrics
     from stages.score.stage import score_rows
 
     if config.evaluate is None:
@@ -136,7 +137,9 @@ def _evaluate(job: Job, config: RunConfig) -> None:
         return rollouts
 
     def judge(desk: Workspace, rollouts: pl.DataFrame) -> pl.DataFrame:
-        return score_rows(rollouts, with_inputs(desk, config.score), job.device, iteration=job.iteration)
+        scores = score_rows(rollouts, with_inputs(desk, config.score), job.device, iteration=job.iteration)
+        desk.metrics |= notes_metrics(config.score.rewards, scores)
+        return scores
 
     section = config.section("evaluate")
     stages.evaluate.stage.run(job, settings, section, config.success(), draw, judge)

@@ -36,6 +36,8 @@ from stages.contract.manifest import Manifest, code_version, package_versions
 from stages.contract.paths import MANIFEST, RunPaths
 from stages.contract.workspace import Workspace
 from stages.score.config import ScoreConfig
+from stages.score.notes import notes_metrics
+from stages.score.reward_config import JudgeReward, PythonReward, RewardModelReward
 
 RESCORED_FOLDER = ".rescored"
 """The folder, beside the runs, of comparisons: they are no part of the run."""
@@ -84,7 +86,7 @@ def other_rewards(config: RunConfig, file: Path | None, overrides: Mapping[str, 
         overrides: dotted names and values that begin with `score.rewards.`.
 
     Raises:
-        ConfigError: the file has no rewards, they cannot be used, or there is nothing other about them.
+        ConfigError: the file has no rewards, they cannot be used, or they can say nothing other than the run's own.
     """
     data = config.model_dump(mode="json")
     if file is not None:
@@ -96,9 +98,12 @@ def other_rewards(config: RunConfig, file: Path | None, overrides: Mapping[str, 
         data["score"] = {**data["score"], "rewards": rewards}
     if foreign := [name for name in overrides if not name.startswith("score.rewards.")]:
         raise ConfigError(f"{foreign[0]}: only settings that begin with `score.rewards.` can be other ones")
-    data["evaluate"] = None  # whose success may be a reward that is not among these
+    data["evaluate"] = None  # whose success may be a reward that is not among these, as that of a curriculum
+    data["sample"] = data["sample"] | {"curriculum": None}
     score_config = make_config(apply_overrides(data, overrides), str(file or "score")).score
-    if score_config.rewards == config.score.rewards:
+    changing = (PythonReward, JudgeReward, RewardModelReward)  # which may say others now than they said then
+    same = deciding(score_config)["rewards"] == deciding(config.score)["rewards"]
+    if same and not any(isinstance(reward, changing) for reward in score_config.rewards):
         raise ConfigError("these are the run's own rewards: name a file with other ones, or settings that differ")
     return score_config
 
@@ -147,8 +152,8 @@ def rescore(paths: RunPaths, config: RunConfig, score: ScoreConfig, ks: Sequence
     """
     from stages.score.comparison import iteration_figures, reward_figures
 
-    if to.resolve().is_relative_to(paths.root.resolve()):
-        raise ConfigError(f"{to}: lies in the run, in which nothing changes; name a folder elsewhere")
+    if inside := [above for above in to.resolve().parents if RunPaths(above).config.is_file()]:
+        raise ConfigError(f"{to}: lies in the run {inside[0].name}, in which nothing changes; name a folder elsewhere")
     device, threads = prepared(config.hardware)
     started, clock = datetime.now(UTC), time.perf_counter()
     score = with_keys(score)
@@ -174,7 +179,7 @@ def rescore(paths: RunPaths, config: RunConfig, score: ScoreConfig, ks: Sequence
             overrides={},
             inputs=desk.inputs(),
             outputs=desk.outputs(),
-            metrics={"rows": float(rows.height)},
+            metrics={"rows": float(rows.height)} | notes_metrics(score.rewards, rows),
             dropped={},
             notes={"run": paths.root.name},
             started=started.isoformat("T", "milliseconds"),

@@ -230,7 +230,7 @@ RESCORED = Table(
         pa.field("new_suspect", pa.string()),
     ),
     key=("iteration", "heldout", *KEY),
-    families=(("reward_", pa.float64()), ("status_", pa.string())),
+    families=(("reward_", pa.float64()), ("status_", pa.string()), ("note_", pa.string())),
 )
 
 RESCORED_REWARDS = Table(

@@ -43,7 +43,7 @@ def compared(
         success: name of the old reward that says what is right, and from which value on.
     """
     name, threshold = success
-    mine = new.select(*KEY, pl.col("reward").alias(NEW), "error", pl.col("^(reward|status)_.*$"))
+    mine = new.select(*KEY, pl.col("reward").alias(NEW), "error", pl.col("^(reward|status|note)_.*$"))
     theirs = old.select(*KEY, pl.col("reward").alias(OLD), _right(old, f"reward_{name}", threshold))
     drawn = rollouts.select(
         *KEY,

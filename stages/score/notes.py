@@ -4,6 +4,8 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
+import polars as pl
+
 from stages.score.reward_config import JudgeReward, Reward, reward_name
 
 COUNTED = ("prompt_tokens", "completion_tokens", "retries")
@@ -29,3 +31,10 @@ def note_metrics(reward: Reward, notes: Iterable[str | None]) -> dict[str, float
             if isinstance(value, int | float):
                 logged.setdefault(metric, []).append(float(value))
     return {f"{name}_{metric}": sum(values) / len(values) for metric, values in logged.items()}
+
+
+def notes_metrics(rewards: Iterable[Reward], table: pl.DataFrame) -> dict[str, float | None]:
+    """The figures of all rewards' notes in a table's columns `note_<name>`."""
+    columns = [(reward, f"note_{reward_name(reward)}") for reward in rewards]
+    figures = [note_metrics(reward, table[column]) for reward, column in columns if column in table.columns]
+    return {name: value for some in figures for name, value in some.items()}

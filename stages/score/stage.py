@@ -23,7 +23,7 @@ from stages.score.config import AverageReference, Reference, RefreshedReference,
 from stages.score.failed import check_comparable, excluded_groups, kept, settled
 from stages.score.inputs import with_inputs
 from stages.score.mark import Item, null
-from stages.score.notes import note_metrics
+from stages.score.notes import notes_metrics
 from stages.score.reward_config import STEPWISE, AnswerReward, CosineReward, reward_name
 from stages.score.rewards import cosine, judge
 from stages.score.steps import Decode, placed
@@ -231,6 +231,4 @@ def score_metrics(scores: pl.DataFrame, config: ScoreConfig) -> dict[str, float 
         for status, count in Counter(scores[f"status_{name}"]).items():
             if status != "ok":
                 out[f"{name}_{status}"] = float(count)
-        if f"note_{name}" in scores.columns:
-            out |= note_metrics(reward, scores[f"note_{name}"])
-    return out
+    return out | notes_metrics(config.rewards, scores)

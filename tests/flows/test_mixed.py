@@ -154,10 +154,11 @@ def test_a_key_comes_from_prefects_block_and_is_written_nowhere(folder, server, 
     code = (
         "from pathlib import Path; from prefect.blocks.system import Secret; from flows.perform import perform\n"
         f"Secret(value={secret!r}).save('judge-key')\n"
-        "def score(block):\n"
+        "def score(block, stage='score', **more):\n"
         "    judges = {'score.rewards.3.key': 'JUDGE_KEY', 'score.rewards.3.key_block': block}\n"
-        "    perform(Path('artifacts/mixed'), 'score', 1, judges)\n"
+        "    perform(Path('artifacts/mixed'), stage, 1, judges | more)\n"
         "score('judge-key')\n"
+        "score('judge-key', 'evaluate', **{'score.rewards.3.tasks': None})\n"
         "score('nothing')\n"
     )
     before, variables = len(server.keys), environment() | {"PREFECT_API_URL": f"{served.url}/api"}
@@ -169,6 +170,8 @@ def test_a_key_comes_from_prefects_block_and_is_written_nowhere(folder, server, 
         path for path in (tmp_path / "copy").rglob("*") if path.is_file() and secret.encode() in path.read_bytes()
     ]
     assert written == []
+    evaluated = manifest(tmp_path / "copy", "mixed/iterations/0001/evaluate")["metrics"]
+    assert evaluated["judge_prompt_tokens"] == 800  # of 8 held-out completions
     scores = pl.read_parquet(tmp_path / "copy/artifacts/mixed/iterations/0001/score/scores.parquet")
     assert Counter(scores["status_python"]) == {"null": 24, "ok": 8}  # the function asserts that it has no key
     assert manifest(tmp_path / "copy", "mixed/iterations/0001/score")["overrides"]["score.rewards.3.key"] == "JUDGE_KEY"

@@ -9,12 +9,14 @@ import pytest
 from typer.testing import CliRunner
 
 from flows.cli import app
+from flows.config import make_config
 from flows.rescoring import iterations_of, other_rewards, place_for, rescore
 from flows.runs import open_run
 from stages.contract.digest import file_digest
 from stages.contract.errors import ArtifactError, ConfigError
 from stages.contract.manifest import read_manifest
 from tests.flows.conftest import ROOT, run_grpo
+from tests.score.judge_server import judging
 
 OTHER = """
 rewards:
@@ -128,6 +130,35 @@ def test_runs_of_older_code_are_rescored_too(version, tmp_path):
         rescore(paths, config, other, [1], done.folder)
 
 
+def test_a_judge_is_asked_once_more_with_the_key_of_the_environment_and_its_cost_is_told(tmp_path, monkeypatch):
+    shutil.copytree(ROOT / "tests/data/runs/version2", tmp_path / "artifacts/old")
+    monkeypatch.setenv("JUDGE_KEY", "sk-mine")
+    with judging() as server:
+        reward = {"type": "judge", "model": "m", "rubric": "r", "url": server.url}
+        keys = {"key": "JUDGE_KEY", "key_block": "nowhere", "price": {"prompt": 1, "completion": 0}}
+        (tmp_path / "other.yaml").write_text(json.dumps({"rewards": [reward | keys]}))
+        options = ["--rewards", str(tmp_path / "other.yaml"), "--artifacts", str(tmp_path / "artifacts")]
+        done = CliRunner().invoke(app, ["rescore", "old", *options, "--to", str(tmp_path / "to")])
+    assert done.exit_code == 0, done.output
+    assert set(server.keys) == {"Bearer sk-mine"}
+    assert not (tmp_path / "artifacts" / ".prefect").exists()  # no block was needed, and no server
+    manifest, rows = read_manifest(tmp_path / "to"), pl.read_parquet(tmp_path / "to" / "completions.parquet")
+    assert rows["note_judge"].null_count() == 0
+    assert manifest.metrics["judge_prompt_tokens"] == 100 * rows.height == 100 * len(server.asked)
+    assert manifest.metrics["judge_cost"] == pytest.approx(rows.height * 100 / 1e6)
+
+
+def test_rewards_that_may_say_others_now_can_be_asked_again(small_folder):
+    _, config = open_run(small_folder / "artifacts", "small")
+    data = config.model_dump(mode="json")
+    judge = {"type": "judge", "model": "m", "rubric": "r", "url": "http://a/v1"}
+    data |= {"score": {"rewards": [judge], "reference": "start"}, "evaluate": None}
+    judged = make_config(data, "here")
+    again = other_rewards(judged, None, {})
+    assert again.rewards == judged.score.rewards
+    assert other_rewards(judged, None, {"score.rewards.0.url": "http://b/v1"}).rewards[0].url == "http://b/v1"
+
+
 def test_json_and_single_settings(small_folder, tmp_path):
     settings = ["--set", "score.rewards.0.weight=0", "--iterations", "3", "--json", "--to", str(tmp_path / "c")]
     done = CliRunner().invoke(app, ["rescore", "small", *settings, "--artifacts", str(small_folder / "artifacts")])
@@ -150,6 +181,11 @@ def test_what_cannot_be_used_is_said_and_leaves_nothing(small_folder, tmp_path):
     refused("has no list `rewards`", text="run: x")
     refused("no file|cannot be used", text="rewards: []")
     refused(r"score\.rewards\.0: .*'lenth'|lenth", text="rewards: [{type: lenth}]")
+    with_curriculum = config.model_dump(mode="json")
+    with_curriculum["sample"]["curriculum"] = {"type": "success", "reward": "reasoning_gym"}
+    curriculum = make_config(with_curriculum, "here")
+    (tmp_path / "other.yaml").write_text("rewards: [{type: length, target: 1, limit: 4}]")
+    assert len(other_rewards(curriculum, tmp_path / "other.yaml", {}).rewards) == 1
     refused("these are the run's own rewards", text=json.dumps(config.model_dump(mode="json")))
     refused(r"update\.epochs: only settings that begin with `score\.rewards\.`", settings={"update.epochs": 2})
     refused("a range like 1:40", iterations="a:b")
@@ -157,5 +193,8 @@ def test_what_cannot_be_used_is_said_and_leaves_nothing(small_folder, tmp_path):
     refused(r"no scores of iterations 7:; there are 1–3", iterations="7:")
     refused("no such|missing or empty", text=f"rewards: [{{type: reward_model, path: {tmp_path / 'nowhere'}}}]")
     refused("add a section `reward_model`", text="rewards: [{type: reward_model}]")
-    refused("lies in the run", to=paths.root / "comparison")
+    refused("lies in the run small", to=paths.root / "comparison")
+    other_run = shutil.copytree(ROOT / "tests/data/runs/version2", tmp_path / "artifacts/other")
+    refused("lies in the run other", to=other_run / "some/comparison")
+    shutil.rmtree(tmp_path / "artifacts")
     assert [path.name for path in Path(tmp_path).iterdir()] == ["other.yaml"]

@@ -8,6 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from flows.config import make_config, read_yaml
+from flows.outside import check_outside
 from stages.contract.config import deciding
 from stages.contract.errors import ConfigError, JudgeError
 from stages.score.config import ScoreConfig
@@ -183,6 +184,19 @@ def test_a_key_that_is_not_set_is_named(monkeypatch):
     monkeypatch.delenv("JUDGE_KEY", raising=False)
     with pytest.raises(ConfigError, match="wants its key in the environment variable JUDGE_KEY, which is not set"):
         judge(reward_of(), [item("a")])
+
+
+def test_a_key_that_is_missing_is_told_before_a_run_begins(monkeypatch):
+    monkeypatch.delenv("JUDGE_KEY", raising=False)
+    judges = {"type": "judge", "model": "m", "rubric": "r", "key": "JUDGE_KEY"}
+
+    def config(**more):
+        return make_config(read_yaml(SMALL) | {"score": {"rewards": [judges | more], "reference": "start"}}, "here")
+
+    with pytest.raises(ConfigError, match="wants its key in the environment variable JUDGE_KEY"):
+        check_outside(config())
+    check_outside(config(key=None))
+    check_outside(config(key_block="judge-key"))  # in which it may lie
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import replace
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from stages.contract.errors import ConfigError, JudgeError
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 GIVE_UP = 2
 """Requests in a row, for each that may be under way, that were not answered and after which no more are sent."""
+CLIENT = "the reward judge needs `pip install 'grpo-flows[judge]'`"
 REFUSALS = {401: "the key is not accepted", 403: "the key does not allow it", 404: "there is no such model or address"}
 ABSENT = {401, 408, 409, 429}
 """Codes below 500 that say nothing of what was asked, as all from 500 on; with others the endpoint answers a row."""
@@ -37,6 +39,18 @@ def judge(reward: JudgeReward, items: Sequence[Item], progress: Progress = no_pr
     if not heard:
         raise JudgeError(f"the judge {reward.model} answered none of {len(items)} requests: {marks[0].message}")
     return marks
+
+
+def check_reachable(reward: JudgeReward) -> None:
+    """Checks what can be checked without asking: the client, and the key where no block may hold it.
+
+    Raises:
+        ConfigError: one of them is missing.
+    """
+    if find_spec("openai") is None:
+        raise ConfigError(CLIENT)
+    if reward.key_block is None:
+        _key(reward)
 
 
 def question(reward: JudgeReward, item: Item) -> str:
@@ -87,7 +101,7 @@ async def _judge(reward: JudgeReward, items: Sequence[Item], key: str, progress:
     try:
         from openai import AsyncOpenAI
     except ModuleNotFoundError as failure:
-        raise ConfigError("the reward judge needs `pip install 'grpo-flows[judge]'`") from failure
+        raise ConfigError(CLIENT) from failure
     places = asyncio.Semaphore(reward.concurrency)
     done, lost, last, heard = 0, 0, "", False
 
