@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from flows.config import RunConfig, with_settings
@@ -12,8 +13,8 @@ from stages.contract.manifest import Manifest
 START = ("prompts", "warmstart")
 REWARD_MODEL = "reward_model"
 """The stage of iteration 0 that a run has which trains a reward model of its own."""
-CODE = ".py"
-"""Ending of the inputs from outside that are code of the user's; other files are looked at only when they are read."""
+TAKEN_IN = (*START, REWARD_MODEL)
+"""Stages whose outputs hold what they read from outside, once and for all: no change of it makes them stale."""
 ITERATION = ("sample", "score", "advantage", "update")
 
 
@@ -124,10 +125,14 @@ def _stale_reason(history: History, config: RunConfig, manifest: Manifest, place
 
 
 def other_inputs(history: History, manifest: Manifest) -> Iterator[tuple[str, bool]]:
-    """Inputs that are no longer what their makers say they wrote, and whether there is still one of that name."""
+    """Inputs that are no longer what their makers say they wrote, and whether there is still one of that name.
+
+    Of those from outside the run, the ones that have changed; one that is not there has not.
+    """
     for name, record in manifest.inputs.items():
         if (made := made_by(name)) is None:
-            if name.endswith(CODE) and history.outside(name) not in (record.digest, None):
+            looked_at = Path(name).is_absolute() and manifest.stage not in TAKEN_IN
+            if looked_at and history.outside(name, manifest.started) not in (record.digest, None):
                 yield name, True
             continue
         source = history.manifest(*made)

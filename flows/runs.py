@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 
 from flows.config import RunConfig, dump_config, make_config, read_yaml
@@ -232,7 +233,7 @@ class History:
     paths: RunPaths
     _known: dict[tuple[int, str], Manifest | None] = field(default_factory=dict)
     _former: list[tuple[int, RunConfig]] | None = None
-    _outside: dict[str, str | None] = field(default_factory=dict)
+    _outside: dict[str, str] = field(default_factory=dict)
 
     def config(self, k: int, latest: RunConfig) -> RunConfig:
         """The configuration of iteration `k`: `latest`, or in a fork, up to where it parted, the one that held then."""
@@ -272,10 +273,13 @@ class History:
             if name in missing or (name not in gone and _size(folder / name) not in (None, record.size))
         ]
 
-    def outside(self, name: str) -> str | None:
-        """The digest that a file outside the run has now; None where it is not there."""
+    def outside(self, name: str, since: str) -> str | None:
+        """The digest that a file outside the run has now; None where it is not there, or was not touched since then."""
+        path = Path(name)
+        if not path.is_file() or path.stat().st_ctime < datetime.fromisoformat(since).timestamp():
+            return None
         if name not in self._outside:
-            self._outside[name] = file_digest(Path(name)) if Path(name).is_file() else None
+            self._outside[name] = file_digest(path)
         return self._outside[name]
 
     def pruned(self, k: int, place: str) -> list[str]:

@@ -1,5 +1,8 @@
 """What is current, stale or missing, decided from manifests written by hand."""
 
+import json
+from datetime import UTC, datetime
+
 import pytest
 import yaml
 
@@ -7,6 +10,7 @@ from flows.config import RunConfig, make_config
 from flows.resume import examine, stages_of
 from flows.runs import History
 from stages.contract.config import config_digest
+from stages.contract.digest import file_digest
 from stages.contract.manifest import FileRecord, Manifest
 from stages.contract.paths import RunPaths
 from tests.flows.conftest import SMALL
@@ -127,3 +131,23 @@ def test_evaluation_has_its_turns_and_one_done_by_hand_counts_too(paths):
     assert "evaluate" not in stages_of(history, rare, 2)
     assert "evaluate" in stages_of(history, rare, 5)
     assert "evaluate" not in stages_of(history, CONFIG.model_copy(update={"evaluate": None}), 1)
+
+
+def test_a_file_from_outside_that_changed_makes_stale_what_does_not_hold_it(paths, tmp_path):
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(b"four")
+    for k, stage in ((0, "prompts"), (1, "score")):
+        path = paths.stage(k, stage) / "manifest.json"
+        made = json.loads(path.read_text())
+        made["started"] = datetime.now(UTC).isoformat()
+        made["inputs"][str(weights)] = {"digest": file_digest(weights), "size": 4}
+        path.write_text(json.dumps(made))
+    before = states(paths)
+    weights.write_bytes(b"for!")
+    changed = {(1, "score"): "stale"}
+    assert {key: states(paths)[key] for key in changed} == changed
+    assert states(paths).keys() - before.keys() == {(1, "score"), (1, "advantage"), (1, "update"), (1, "evaluate")}
+    weights.write_bytes(b"four")  # written anew, to the same bytes
+    assert states(paths) == before
+    weights.unlink()  # what is not there has not changed
+    assert states(paths) == before
