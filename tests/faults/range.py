@@ -23,6 +23,8 @@ IDLE = {"jemalloc_bg_thd", "polars-ooc-clea"}
 """Threads that begin when pyarrow and polars are imported, and that a fork can do without."""
 LIMIT = 300
 """Seconds after which a process that hangs is ended, and told of."""
+LINE = 500
+"""Bytes that hold any place, so that one write replaces the one before."""
 State = dict[str, str]
 Work = Callable[[], None]
 Overrides = dict[str, Any]
@@ -141,17 +143,16 @@ class Range:
         last = os.open(self.folder / "place", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
 
         def tell(place: str, size: int) -> None:
-            os.ftruncate(last, 0)
-            os.pwrite(last, place.encode(), 0)
+            os.pwrite(last, place.encode().ljust(LINE), 0)
 
         return set_traps(root, at, int(size * self.dice.random()), tell)
 
     def trace(self, root: Path, work: Callable[[Callable[[str, str], bool]], None]) -> dict[str, int]:
         """Runs `work` to its end; the places that it came by, in their order, and the size of what is written there."""
 
-        def told() -> None:
-            with (self.folder / "trace").open("w") as file:
-                work(set_traps(root, None, 0, lambda place, size: file.write(f"{place}\t{size}\n")))
+        def told() -> None:  # a write for each line: several threads come by places
+            file = os.open(self.folder / "trace", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND)
+            work(set_traps(root, None, 0, lambda place, size: os.write(file, f"{place}\t{size}\n".encode())))
 
         self.must(told)
         places: dict[str, int] = {}
@@ -188,7 +189,7 @@ class Range:
     def place(self) -> str:
         """The last place that the last process came by."""
         file = self.folder / "place"
-        return file.read_text() if file.exists() else "begin"
+        return (file.read_text().strip() if file.exists() else "") or "begin"
 
     def note(self, scenario: str, place: str, code: int, first: bool = False) -> bool:
         """Notes what came of a process; whether it was killed."""
