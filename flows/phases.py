@@ -13,13 +13,13 @@ from stages.warmstart.config import RunModel
 
 
 def check_phase(artifacts: Path, config: RunConfig) -> None:
-    """Checks that the run which this one starts from has that policy, before anything is written.
+    """Checks that the run which this one starts from has that policy, whole, before anything is written.
 
     Raises:
         ConfigError: it has not.
+        ArtifactError: a file of it is missing or damaged, or the retention rule removed it.
     """
-    if isinstance(config.warmstart.model, RunModel):
-        _named(artifacts, config.run, config.warmstart.model)
+    policy_before(RunPaths.named(artifacts, config.run), config)
 
 
 def policy_before(home: RunPaths, config: RunConfig) -> Path | None:

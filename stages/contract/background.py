@@ -89,6 +89,7 @@ class Background:
 
     def __init__(self) -> None:
         self._thread: threading.Thread | None = None
+        self._work = ""
         self._error: BaseException | None = None
         self._given_up = threading.Event()
 
@@ -109,6 +110,7 @@ class Background:
             except BaseException as error:  # told by `wait`
                 self._error = error
 
+        self._work = work
         self._thread = threading.Thread(target=run, name="background")
         self._thread.start()
 
@@ -120,6 +122,10 @@ class Background:
         """
         if self._thread is not None and not self._thread.is_alive():
             self.wait()
+
+    def at_work(self) -> str | None:
+        """What is being written; None where all is."""
+        return self._work if self._thread is not None and self._thread.is_alive() else None
 
     def wait(self) -> None:
         """Waits until all is written.

@@ -123,11 +123,20 @@ def test_in_the_window_the_run_goes_on_and_others_see_what_is_coming(paths, whol
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("something else")], ids=["Ctrl-C", "error"])
 def test_what_ends_the_command_does_not_end_the_write(error, paths, whole, gated):
     at, go = gated
-    with pytest.raises(type(error)), held(paths, print):
+    said: list[str] = []
+
+    def say(text: str) -> None:
+        said.append(text)
+        go.set()
+
+    with pytest.raises(type(error)), held(paths, say):
         perform(paths.root, "update", 3, {})
         assert at.wait(60)
-        go.set()
+        if isinstance(error, Exception):
+            go.set()
         raise error
+    told = [text.partition(",")[0] for text in said]
+    assert told == ([] if isinstance(error, Exception) else ["writing optimizer.safetensors of iteration 3"])
     perform(paths.root, "evaluate", 3, {})
     assert digests(paths) == whole
     assert verify(paths).problems == []

@@ -10,11 +10,13 @@ from flows.config import dump_config, make_config
 from flows.data import look_at
 from flows.lineage import lineage
 from flows.perform import perform
+from flows.phases import check_phase
 from flows.replay import replay
 from flows.runs import History, open_run
 from stages.contract import tables
 from stages.contract.errors import ArtifactError
 from stages.contract.paths import RunPaths
+from stages.contract.pruned import note_pruned
 from stages.prompts.stage import asked
 from tests.flows.conftest import SMALL, run_grpo
 
@@ -77,6 +79,18 @@ def test_a_file_of_a_phase_leads_back_through_the_run_before(second):
     perform(second.root.parent / "small", "update", 3, {"update.optimizer.learning_rate": 0.01})
     (_, made) = lineage(second.policy(0))["stages"][:2]
     assert made["folder"] == "superseded/0003/update.1"
+
+
+def test_a_policy_that_is_not_whole_is_refused_before_anything_is_written(second):
+    artifacts = second.root.parent
+    data = yaml.safe_load(SMALL.read_text()) | {"warmstart": {"model": {"type": "run", "run": "small", "iteration": 2}}}
+    wanted = make_config(data, "third").model_copy(update={"run": "third"})
+    check_phase(artifacts, wanted)
+    removed = RunPaths(artifacts / "small").policy(2)
+    note_pruned(removed.parent, frozenset(f"policy/{path.name}" for path in removed.iterdir()))
+    shutil.rmtree(removed)
+    with pytest.raises(ArtifactError, match=r"0002/update/policy/.*: the retention rule `keep` removed it"):
+        check_phase(artifacts, wanted)
 
 
 def test_the_policy_that_a_phase_took_stays_its_own_when_the_run_before_goes_on(second):
