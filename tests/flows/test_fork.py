@@ -54,7 +54,7 @@ def test_a_fork_without_changes_goes_on_to_the_bytes_of_its_parent(folder):
     again = run_grpo(folder, "resume", "twin")
     assert again.returncode == 0, again.stdout + again.stderr
     assert files(twin) == files(small)
-    assert len(files(twin)) == 35  # 8 of iteration 0 and 9 of each other one
+    assert len(files(twin)) == 36  # 9 of iteration 0 and 9 of each other one
     record = json.loads((twin / "fork.json").read_text())
     assert (record["run"], record["iteration"]) == ("small", 1)
     assert (
