@@ -1,5 +1,6 @@
 """The command `grpo`."""
 
+import io
 import sys
 
 import typer
@@ -41,6 +42,8 @@ INTERRUPTED = 130
 
 def main() -> None:
     """Runs the command; what the user can mend is one message and exit code 2."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)  # through a pipe too, a line is there when it is written
     try:
         app()
     except GrpoError as error:
