@@ -28,6 +28,12 @@ from stages.score.reward_config import STEPWISE, AnswerReward, CosineReward, rew
 from stages.score.rewards import cosine, judge
 from stages.score.steps import Decode, placed
 
+GIVEN = (
+    *("prompt_id", "sample", "prompt", "messages", "format", "task", "answer", "metadata"),
+    *("completion", "completion_tokens"),
+)
+"""Columns of the rollouts that rewards are given."""
+
 
 def run(job: Job, config: ScoreConfig, critic: CriticStart | None = None, former: Path | None = None) -> None:
     """Judges the rollouts of iteration k.
@@ -195,7 +201,7 @@ def items_of(rollouts: pl.DataFrame) -> list[Item]:
             row["prompt_id"],
             row["sample"],
         )
-        for row in rollouts.iter_rows(named=True)
+        for row in rollouts.select(*GIVEN).iter_rows(named=True)
     ]
 
 

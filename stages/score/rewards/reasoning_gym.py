@@ -69,20 +69,23 @@ def judge(reward: ReasoningGymReward, items: Sequence[Item], progress: Progress 
             )
     for family in sorted({str(item.metadata["source_dataset"]) for item in items}):
         _check_trusted(family, reward.trust)
-    marks: list[Mark | None] = [None] * len(items)
-    asked: dict[int, Asked] = {}
+    alike: dict[tuple[str, str | None], list[int]] = {}  # equal answers to one prompt are judged once
     for i, item in enumerate(items):
-        answer = extract(item.completion, reward.extract)
+        alike.setdefault((item.prompt_id or str(i), extract(item.completion, reward.extract)), []).append(i)
+    asked: dict[tuple[str, str | None], Asked] = {}
+    for key, (first, *_) in alike.items():
+        item, (_, answer) = items[first], key
         family = str(item.metadata["source_dataset"])
-        if answer is None or (family not in COUNTED and not _as_plain(item.answer, answer)):
-            marks[i] = ok(0.0)
-        else:
-            asked[i] = family, answer, _entry(item)
+        if answer is not None and (family in COUNTED or _as_plain(item.answer, answer)):
+            asked[key] = family, answer, _entry(item)
     told = part_of(progress, len(items) - len(asked), len(items))
     scores = run_limited(verify, list(asked.values()), reward.timeout, warm, told)
-    for i, mark in zip(asked, scores, strict=True):
-        marks[i] = _earned(mark, asked[i][1], items[i].answer, reward.partial_credit)
-    return [mark for mark in marks if mark is not None]
+    marks = [ok(0.0)] * len(items)
+    for (key, (_, answer, entry)), mark in zip(asked.items(), scores, strict=True):
+        earned = _earned(mark, answer, entry["answer"], reward.partial_credit)
+        for i in alike[key]:
+            marks[i] = earned
+    return marks
 
 
 def check_family(name: str, trust: Sequence[str] = ()) -> None:
