@@ -34,7 +34,8 @@ def with_adapter(folder: Path) -> RunPaths:
 
 def test_manifests_give_the_digest_that_stages_take(tmp_path: Path) -> None:
     paths = with_adapter(tmp_path)
-    taken = [take_policy(Workspace(paths, tmp_path), paths.policy(k)) for k in (0, 1, 2)]
+    desk = Workspace(paths, paths.partial(3, "sample"))
+    taken = [take_policy(desk, paths.policy(k)) for k in (0, 1, 2)]
     assert [History(paths).policy_digest(k) for k in (0, 1, 2)] == taken
     shutil.rmtree(paths.policy(1))
     assert History(paths).policy_digest(1) == taken[1]

@@ -18,9 +18,9 @@ CONFIGURATION = {
     "a group of one": ("sample.group_size=1", ["sample.group_size is 1", "type grpo compares", "use 2 or more"]),
     "an unknown reward": ("score.rewards=[{type: vibes}]", ["score.rewards.0", "'vibes'", "'math'"]),
     "an unknown family": ("prompts.source.dataset=chain_sun", ["'chain_sun'"]),
-    "a family whose verifier runs text": (
-        "prompts.source.dataset=countdown",
-        ["'countdown' is refused", "Python code"],
+    "a family whose verifier rewards anything": (
+        "prompts.source.dataset=game_of_life_halting",
+        ["'game_of_life_halting' is refused", "rewards any text", "trust"],
     ),
     "a missing file": ("prompts.source={type: file, path: no.jsonl}", ["prompts.source.path", "no.jsonl"]),
     "a missing model": ("warmstart.model={type: folder, path: nowhere}", ["warmstart.model.path", "nowhere"]),

@@ -116,7 +116,8 @@ class _Process:
         dies, self.lives = os.pipe()
         self.process = subprocess.Popen(
             # -P: no module beside the user's own takes the place of one that the process is made of
-            [sys.executable, "-P", "-m", "stages.score.function_process", str(theirs.fileno()), str(dies)],
+            # -u: what it prints is there even where it is killed
+            [sys.executable, "-P", "-u", "-m", "stages.score.function_process", str(theirs.fileno()), str(dies)],
             env=os.environ | {"PYTHONHASHSEED": "0"},  # an order of sets that is the same each time
             pass_fds=(theirs.fileno(), dies),
             stdin=subprocess.DEVNULL,
