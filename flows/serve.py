@@ -64,6 +64,7 @@ def serve(told: Told, host: str, port: int, say: Callable[[str], None]) -> None:
             processes.append(server)
         pool = f"{POOL}-{socket.gethostname()}" if configured else POOL
         told = told.model_copy(update={"own_server": not configured, "pool": pool})
+        (home / "worker.log").unlink(missing_ok=True)
         worker = stack.enter_context(_worker(home, told))
         say(url.removesuffix("/api"))
         ended = _first_to_end([*processes, worker])
@@ -120,9 +121,24 @@ def _server_settings(home: Path, host: str, port: int) -> dict[str, str]:
 @contextmanager
 def _worker(home: Path, told: Told) -> Iterator["subprocess.Popen[bytes]"]:
     """A process of `flows.worker` that is ready; it is killed afterwards, and its flow processes end with it."""
+    process, said = _started(home, told)
+    if not said:  # it died, or gave up after its limit: what it was at stands in the log
+        process.wait()
+        process, said = _started(home, told)
+    try:
+        if said != READY:
+            raise GrpoError(said or f"the worker did not start; see {home}/worker.log")
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _started(home: Path, told: Told) -> tuple["subprocess.Popen[bytes]", str]:
+    """A worker, and what it says when it is ready or cannot be; nothing where it ended before."""
     reads, writes = os.pipe()
     environment = WORKER_SETTINGS | {k: v for k, v in os.environ.items() if k != "PREFECT_LOGGING_LEVEL"}
-    with (home / "worker.log").open("wb") as log:
+    with (home / "worker.log").open("ab") as log:
         process = subprocess.Popen(
             [sys.executable, "-P", "-m", "flows.worker", str(os.getpid()), str(writes), told.model_dump_json()],
             env=environment,
@@ -133,14 +149,8 @@ def _worker(home: Path, told: Told) -> Iterator["subprocess.Popen[bytes]"]:
             start_new_session=True,
         )
     os.close(writes)
-    try:
-        with os.fdopen(reads, encoding="utf-8") as pipe:
-            if (said := pipe.read()) != READY:
-                raise GrpoError(said or f"the worker did not start; see {home}/worker.log")
-        yield process
-    finally:
-        process.kill()
-        process.wait()
+    with os.fdopen(reads, encoding="utf-8") as pipe:
+        return process, pipe.read()
 
 
 def _first_to_end(processes: list["subprocess.Popen[bytes]"]) -> "subprocess.Popen[bytes]":

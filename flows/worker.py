@@ -1,6 +1,7 @@
 """The worker of `grpo serve`: registers what is offered, then starts a process for each flow run that is asked for."""
 
 import asyncio
+import faulthandler
 import json
 import os
 import sys
@@ -15,6 +16,8 @@ from stages.contract.config import Config
 from stages.contract.errors import GrpoError
 
 READY = "ready"
+LIMIT = 90.0
+"""Seconds to register what is offered; after that the worker writes where it hangs into its log, and ends."""
 RESTARTED = "grpo serve was ended while it ran; it goes on from the last stage in place"
 
 
@@ -104,11 +107,14 @@ def main(parent: int, ready: int, told: Told) -> None:
     if not end_with_parent(parent):
         return
     with os.fdopen(ready, "w", encoding="utf-8") as pipe:
+        faulthandler.dump_traceback_later(LIMIT, exit=True)
         try:
             prepare(told)
         except GrpoError as failure:
             pipe.write(str(failure))
             return
+        finally:
+            faulthandler.cancel_dump_traceback_later()
         pipe.write(READY)
     asyncio.run(_work(told.pool))
 
