@@ -1,10 +1,7 @@
 """Stored rollouts scored with other rewards, without sampling, into a comparison. Nothing in the run changes."""
 
-import platform
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +27,10 @@ from stages.contract.columns import (
     SCORES,
 )
 from stages.contract.commit import new_folder, write_text
-from stages.contract.config import config_digest, deciding
+from stages.contract.config import deciding
 from stages.contract.errors import ConfigError
-from stages.contract.manifest import Manifest, code_version, package_versions
 from stages.contract.paths import MANIFEST, RunPaths
-from stages.contract.workspace import Workspace
+from stages.contract.workspace import Job, Workspace
 from stages.score.config import ScoreConfig
 from stages.score.notes import notes_metrics
 from stages.score.reward_config import JudgeReward, PythonReward, RewardModelReward
@@ -155,7 +151,6 @@ def rescore(paths: RunPaths, config: RunConfig, score: ScoreConfig, ks: Sequence
     if inside := [above for above in to.resolve().parents if RunPaths(above).config.is_file()]:
         raise ConfigError(f"{to}: lies in the run {inside[0].name}, in which nothing changes; name a folder elsewhere")
     device, threads = prepared(config.hardware)
-    started, clock = datetime.now(UTC), time.perf_counter()
     score = with_keys(score)
     with new_folder(to) as folder:
         desk = Workspace(paths, folder)
@@ -170,27 +165,10 @@ def rescore(paths: RunPaths, config: RunConfig, score: ScoreConfig, ks: Sequence
         desk.write("rewards.parquet", figures, RESCORED_REWARDS)
         desk.write("iterations.parquet", moves, RESCORED_ITERATIONS)
         section = {"rewards": deciding(score)["rewards"], "iterations": list(ks)}
-        manifest = Manifest(
-            stage="rescore",
-            iteration=ks[-1],
-            seed=config.seed,
-            config=section,
-            config_digest=config_digest(section),
-            overrides={},
-            inputs=desk.inputs(),
-            outputs=desk.outputs(),
-            metrics={"rows": float(rows.height)} | notes_metrics(score.rewards, rows),
-            dropped={},
-            notes={"run": paths.root.name},
-            started=started.isoformat("T", "milliseconds"),
-            seconds=time.perf_counter() - clock,
-            timings={},
-            code=code_version(),
-            packages=package_versions(),
-            host=platform.node(),
-            device=device,
-            threads=threads,
-        )
+        desk.metrics |= {"rows": float(rows.height)} | notes_metrics(score.rewards, rows)
+        desk.notes["run"] = paths.root.name
+        job = Job(paths, ks[-1], config.seed, device=device, threads=threads)
+        manifest = desk.manifest(job, "rescore", section)
         write_text(folder / MANIFEST, manifest.model_dump_json(indent=1))
     return Comparison(to, figures, moves)
 

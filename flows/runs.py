@@ -117,8 +117,8 @@ def held(paths: RunPaths, say: Callable[[str], None]) -> Iterator[None]:
         background = _backgrounds[paths.root.absolute()] = Background()
         try:
             yield
-        except BaseException as error:
-            if not isinstance(error, Exception) and (work := background.at_work()):
+        except BaseException as cause:
+            if not isinstance(cause, Exception) and (work := background.at_work()):
                 say(f"{work}, and then it ends; Ctrl-C again gives that up, and the update is run again when you go on")
             try:
                 background.wait()

@@ -57,6 +57,8 @@ class Workspace:
     _rows: dict[str, int] = field(default_factory=dict)
     _background: Background | None = None
     _growing: dict[str, tuple[Growing, FileRecord]] = field(default_factory=dict)
+    _started: datetime = field(default_factory=lambda: datetime.now(UTC))
+    _clock: float = field(default_factory=time.perf_counter)
 
     def read(self, path: Path, table: Table) -> pl.DataFrame:
         """Reads an input table, once its bytes are known to be those its maker wrote."""
@@ -164,6 +166,30 @@ class Workspace:
         }
         return dict(sorted((written | {name: record for name, (_, record) in self._growing.items()}).items()))
 
+    def manifest(self, job: Job, stage: str, config: dict[str, Any]) -> Manifest:
+        """The manifest of what was read and written so far, and of all that the desk has noted."""
+        return Manifest(
+            stage=stage,
+            iteration=job.iteration,
+            seed=job.seed,
+            config=config,
+            config_digest=config_digest(config),
+            overrides=job.overrides,
+            inputs=self.inputs(),
+            outputs=self.outputs(),
+            metrics=self.metrics,
+            dropped=self.dropped,
+            notes=self.notes,
+            started=self._started.isoformat("T", "milliseconds"),
+            seconds=time.perf_counter() - self._clock,
+            timings=self.timings,
+            code=code_version(),
+            packages=package_versions(),
+            host=platform.node(),
+            device=job.device,
+            threads=job.threads,
+        )
+
     def growing(self) -> list[Growing]:
         """The files that are still to be written."""
         return [growing for growing, _ in self._growing.values()]
@@ -238,30 +264,9 @@ def _open_stage(job: Job, stage: str, place: str, config: dict[str, Any]) -> Ite
         discard(partial)
     partial.mkdir(parents=True)
     workspace = Workspace(paths, partial, _background=job.background)
-    started, clock = datetime.now(UTC), time.perf_counter()
     try:
         yield workspace
-        manifest = Manifest(
-            stage=stage,
-            iteration=k,
-            seed=job.seed,
-            config=config,
-            config_digest=config_digest(config),
-            overrides=job.overrides,
-            inputs=workspace.inputs(),
-            outputs=workspace.outputs(),
-            metrics=workspace.metrics,
-            dropped=workspace.dropped,
-            notes=workspace.notes,
-            started=started.isoformat("T", "milliseconds"),
-            seconds=time.perf_counter() - clock,
-            timings=workspace.timings,
-            code=code_version(),
-            packages=package_versions(),
-            host=platform.node(),
-            device=job.device,
-            threads=job.threads,
-        )
+        manifest = workspace.manifest(job, stage, config)
         growing = workspace.growing()
         if job.background is None:
             write_all(partial, growing)
