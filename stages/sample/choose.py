@@ -1,4 +1,4 @@
-"""Which prompts an iteration takes where sources have weights, or prompts a curriculum. Pure."""
+"""Which prompts an iteration takes: pass after pass, by the weights of sources, by a curriculum. Pure."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ class Choice:
     first: list[int]
     """Rows of the table: its prompts."""
     more: list[int]
-    """Other rows that it may take, in their order, for dynamic sampling."""
+    """Other rows that it may take, in their order, where there is more than one round."""
     notes: dict[str, Any]
     """How it came about: prompts by source, the highest open level, prompts with a history."""
 
@@ -53,26 +53,29 @@ def choose(
     counts = {j: portions(weights, j * config.prompts) for j in range(max(since, 1) - 1, k + 1)}
     notes: dict[str, Any] = {}
     sources = rows_by_source(prompts, weights)
-    drawn = np.concatenate(list(sources.values()))
-    rank = ranking(prompts, drawn, config.curriculum, k, scores or {}, former, notes)
+    rank = ranking(prompts, np.concatenate(list(sources.values())), config.curriculum, k, scores or {}, former, notes)
     first: list[int] = []
-    left: dict[str, list[int]] = {}
+    left: dict[str, Rows] = {}
     for s, rows in sources.items():
         taken = [counts[j][s] - counts[j - 1][s] for j in range(max(since, 1), k + 1)]
         random = np.random.default_rng(derive(seed, "curriculum", s, k))
         ranked = rank(rows, taken[-1], random) if rank else None
-        order = in_passes(rows, taken, seed, since, k, s) if ranked is None else [int(row) for row in ranked]
-        if taken[-1] > len(order):
+        there = rows.size if ranked is None else ranked.size
+        if taken[-1] > there:
             of, lower = (f" of {s!r}", f" or sample.weights.{s}") if s else ("", "")
             raise ConfigError(
-                f"sample.prompts: iteration {k} is to take {taken[-1]} prompts{of}, and may choose among {len(order)}: "
+                f"sample.prompts: iteration {k} is to take {taken[-1]} prompts{of}, and may choose among {there}: "
                 f"lower sample.prompts{lower}"
             )
-        first += order[: taken[-1]]
-        left[s] = order[taken[-1] :]
+        if ranked is None:
+            mine, left[s] = in_passes(rows, taken, seed, since, k, s)
+        else:
+            mine, left[s] = ranked[: taken[-1]], ranked[taken[-1] :]
+        first += mine.tolist()
     if config.weights:
         notes["sources"] = {s: counts[k][s] - counts[k - 1][s] for s in weights}
-    return Choice(first, list(interleaved(left, weights)), notes)
+    more = interleaved({s: rows.tolist() for s, rows in left.items()}, weights) if config.rounds > 1 else ()
+    return Choice(first, list(more), notes)
 
 
 def rows_by_source(prompts: pl.DataFrame, weights: Mapping[str, float]) -> dict[str, Rows]:

@@ -1,4 +1,4 @@
-"""Drawing: which prompts an iteration takes, and a token from logits. Pure.
+"""Drawing a token from logits. Pure.
 
 Dimensions: B completions, V vocabulary.
 """
@@ -7,23 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stages.contract.errors import ConfigError
-from stages.contract.seeds import derive
 from stages.sample.config import SamplingConfig
-
-
-def prompt_indices(available: int, wanted: int, seed: int, iteration: int, since: int = 0) -> list[int]:
-    """The rows of the prompt table that `iteration` (1, 2, …) draws: each epoch a new order, no prompt twice in one.
-
-    The rest that does not fill an iteration is left out of its epoch. Where prompts were added in the iteration
-    `since`, epochs begin anew with it.
-    """
-    if wanted > available:
-        raise ConfigError(f"sample.prompts: {wanted} prompts an iteration are wanted, the run has {available}")
-    epoch, part = divmod(iteration - max(since, 1), available // wanted)
-    names = (epoch,) if since == 0 else (since, epoch)
-    order = np.random.default_rng(derive(seed, "prompts", *names)).permutation(available)
-    return [int(index) for index in order[part * wanted : (part + 1) * wanted]]
 
 
 def uniforms(seeds: list[int], length: int) -> Tensor:

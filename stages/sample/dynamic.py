@@ -6,10 +6,7 @@ Here an iteration keeps all that it draws; the advantages leave the constant gro
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import polars as pl
-
-from stages.contract.seeds import derive
 
 Judge = Callable[[pl.DataFrame], pl.Series]
 """Rollouts → their rewards, in their order; null where a reward failed."""
@@ -61,10 +58,3 @@ def useful_groups(rollouts: pl.DataFrame, rewards: pl.Series) -> int:
     table = table.filter(pl.col("reward").is_finite())
     spread = table.group_by("prompt").agg((pl.col("reward").max() > pl.col("reward").min()).alias("useful"))
     return int(spread["useful"].sum())
-
-
-def other_prompts(available: int, taken: Sequence[int], seed: int, iteration: int) -> list[int]:
-    """The prompts that an iteration has not taken, in an order of its own; another iteration may take them again."""
-    order = np.random.default_rng(derive(seed, "dynamic", iteration)).permutation(available)
-    mine = set(taken)
-    return [int(index) for index in order if int(index) not in mine]

@@ -26,10 +26,11 @@ def portions(weights: Mapping[str, float], total: int) -> dict[str, int]:
     return taken
 
 
-def in_passes(rows: Rows, taken: Sequence[int], seed: int, since: int, k: int, source: str) -> list[int]:
-    """A source's rows with those of this iteration first: pass after pass, each in a new order, none twice in one.
+def in_passes(rows: Rows, taken: Sequence[int], seed: int, since: int, k: int, source: str) -> tuple[Rows, Rows]:
+    """A source's rows for this iteration, and its others: pass after pass, each in a new order, none twice in one.
 
-    What is left of a pass and does not fill an iteration's portion is left out of it.
+    What is left of a pass and does not fill an iteration's portion is left out of it. The others have an order of the
+    iteration's own.
 
     Args:
         rows: of the source.
@@ -37,7 +38,7 @@ def in_passes(rows: Rows, taken: Sequence[int], seed: int, since: int, k: int, s
         seed: of the run.
         since: the iteration that added the last prompts; 0 for none.
         k: this iteration.
-        source: its name.
+        source: its name; "" where all prompts are one.
     """
     start, end, passed = 0, 0, 0
     for count in taken:
@@ -45,12 +46,11 @@ def in_passes(rows: Rows, taken: Sequence[int], seed: int, since: int, k: int, s
         if start + count > rows.size:
             start, passed = 0, passed + 1
         end = start + count
-    names = (passed,) if since == 0 else (since, passed)
-    order = np.random.default_rng(derive(seed, "prompts", source, *names)).permutation(rows.size)
-    others = np.random.default_rng(derive(seed, "dynamic", source, k)).permutation(
-        np.concatenate([order[:start], order[end:]])
-    )
-    return [int(row) for row in rows[np.concatenate([order[start:end], others])]]
+    name = (source,) if source else ()
+    names = (*name, passed) if since == 0 else (*name, since, passed)
+    mine = np.random.default_rng(derive(seed, "prompts", *names)).permutation(rows.size)[start:end]
+    others = np.random.default_rng(derive(seed, "dynamic", *name, k)).permutation(rows.size)
+    return rows[mine], rows[others[~np.isin(others, mine)]]
 
 
 def interleaved(left: Mapping[str, Sequence[int]], weights: Mapping[str, float]) -> Iterator[int]:

@@ -18,8 +18,7 @@ from stages.sample.choose import choose
 from stages.sample.collect import collect
 from stages.sample.config import SampleConfig
 from stages.sample.curriculum import keeps_level, reads
-from stages.sample.draw import prompt_indices
-from stages.sample.dynamic import fill, other_prompts
+from stages.sample.dynamic import fill
 from stages.sample.engine import Engine
 from stages.sample.fidelity import fidelity, model_logprobs, spread
 from stages.sample.parts import Parts
@@ -103,9 +102,6 @@ def chosen(
 ) -> tuple[list[int], list[int]]:
     """The rows that iteration `job.iteration` takes, and others that it may add; reads the scores that decide it."""
     k, paths = job.iteration, desk.paths
-    if config.weights is None and config.curriculum is None:
-        first = prompt_indices(table.height, config.prompts, job.seed, k, since)
-        return first, other_prompts(table.height, first, job.seed, k) if config.rounds > 1 else []
     scores = {j: desk.read(paths.stage(j, "score") / "scores.parquet", SCORES) for j in reads(config, k)}
     choice = choose(table, config, job.seed, k, since, scores, _former_level(desk, k) if keeps_level(config) else None)
     desk.notes |= choice.notes

@@ -13,7 +13,7 @@ from flows.runs import History, open_run
 from stages.contract.errors import DataError
 from stages.contract.manifest import read_manifest
 from stages.contract.paths import RunPaths
-from stages.sample.draw import prompt_indices
+from stages.sample.choose import choose
 from tests.flows.conftest import SMALL, run_grpo
 
 
@@ -65,7 +65,7 @@ def test_the_next_iteration_takes_them_up_and_nothing_before_is_stale(run: RunPa
     fresh = set(trained_on(run, 4)["prompt_id"])
     drawn = {k: pl.read_parquet(run.stage(k, "sample") / "rollouts.parquet")["prompt_id"] for k in (3, 4, 5)}
     for k in (4, 5):
-        rows = prompt_indices(both.height, 16, config.seed, k, since=4)
+        rows = choose(both, config.sample, config.seed, k, since=4).first
         assert drawn[k].unique(maintain_order=True).to_list() == both["prompt_id"][rows].to_list()
     assert not fresh & set(drawn[3]) and fresh & {*drawn[4], *drawn[5]}
 
@@ -87,11 +87,3 @@ def test_made_again_they_are_the_same_bytes_and_a_file_that_is_gone_is_asked_for
     with pytest.raises(DataError, match=r"data/b\.jsonl: gone or changed since iteration 4 took it up"):
         perform(run.root, "prompts", 4, {})
     assert trained_on(run, 4).height == 5
-
-
-def test_epochs_begin_anew_where_prompts_were_added() -> None:
-    drawn = [prompt_indices(12, 4, 1, k, since=5) for k in range(5, 11)]
-    for epoch in (drawn[:3], drawn[3:]):
-        assert sorted(row for part in epoch for row in part) == list(range(12))
-    assert drawn[0] != prompt_indices(12, 4, 1, 1)
-    assert prompt_indices(12, 4, 1, 7, since=0) == prompt_indices(12, 4, 1, 7)

@@ -1,4 +1,4 @@
-"""Which prompts an iteration takes: by weights, by levels, by what came of them before."""
+"""Which prompts an iteration takes: pass after pass, by weights, by levels, by what came of them before."""
 
 import math
 
@@ -46,6 +46,44 @@ def scores(**shares):
 def failed(table):
     """The scores, but that the first reward has no verdict."""
     return table.with_columns(reward_math=pl.lit(None, pl.Float64), status_math=pl.lit("error"))
+
+
+# Passes
+
+
+def test_each_pass_takes_every_prompt_once_and_the_next_in_another_order():
+    table = prompts(a=12)
+    passes = [[i for k in range(3 * n + 1, 3 * n + 4) for i in taken(table, k, prompts=4)] for n in range(3)]
+    assert all(sorted(one) == sorted(table["prompt_id"]) for one in passes)
+    assert passes[0] != passes[1] != passes[2]
+    assert taken(table, 2, prompts=4) == taken(table, 2, prompts=4) != taken(table, 2, seed=2, prompts=4)
+
+
+def test_a_rest_is_left_out_so_that_no_iteration_has_a_prompt_twice():
+    for k in range(1, 20):
+        assert len(set(taken(prompts(a=10), k, prompts=4))) == 4
+
+
+def test_passes_over_all_prompts_begin_anew_where_some_were_added():
+    table = prompts(a=12)
+    drawn = [taken(table, k, since=5, prompts=4) for k in range(5, 11)]
+    for one in (drawn[:3], drawn[3:]):
+        assert sorted(prompt for part in one for prompt in part) == sorted(table["prompt_id"])
+    assert drawn[0] != taken(table, 1, prompts=4)
+
+
+def test_the_others_are_those_that_were_not_taken_in_an_order_of_the_iterations_own():
+    table, config = prompts(a=9), SampleConfig(prompts=2, rounds=3)
+    chosen, again, later = (choose(table, config, 3, k) for k in (2, 2, 3))
+    assert sorted(chosen.first + chosen.more) == list(range(9))
+    assert chosen == again
+    assert [row for row in chosen.more if row in later.more] != [row for row in later.more if row in chosen.more]
+    assert choose(table, SampleConfig(prompts=2), 3, 2).more == []
+
+
+def test_more_prompts_than_there_are_is_an_error():
+    with pytest.raises(ConfigError, match=r"sample.prompts: iteration 1 is to take 5 prompts, .* among 4: lower"):
+        taken(prompts(a=4), 1, prompts=5)
 
 
 # Weights
@@ -121,7 +159,7 @@ def test_a_source_with_too_few_prompts_is_named():
 def test_what_dynamic_sampling_adds_is_taken_in_turns_by_weight_and_from_open_levels():
     table = prompts(sums=[0] * 6 + [1] * 6, code=6, none=5)
     config = SampleConfig.model_validate(
-        {"prompts": 4, "weights": {"sums": 1, "code": 1, "none": 0}, "curriculum": LEVELS}
+        {"prompts": 4, "rounds": 2, "weights": {"sums": 1, "code": 1, "none": 0}, "curriculum": LEVELS}
     )
     chosen = choose(table, config, 1, 1)
     first, more = (table["prompt_id"][rows].to_list() for rows in (chosen.first, chosen.more))

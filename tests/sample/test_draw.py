@@ -1,36 +1,18 @@
-"""Which prompts, and which token: the drawing itself."""
+"""Which token: the drawing itself."""
 
 import math
 
 import pytest
 import torch
 
-from stages.contract.errors import ConfigError
 from stages.sample.config import SamplingConfig
-from stages.sample.draw import distribution, draw_tokens, prompt_indices, uniforms
+from stages.sample.draw import distribution, draw_tokens, uniforms
 
 LOGITS = torch.tensor([[0.5, 0.3, 0.15, 0.05]]).log() + 3  # any shift
 
 
 def probabilities(**sampling):
     return distribution(LOGITS, SamplingConfig(**sampling)).exp()[0].tolist()
-
-
-def test_each_epoch_draws_every_prompt_once_and_the_next_in_another_order():
-    epochs = [[i for k in range(3 * e + 1, 3 * e + 4) for i in prompt_indices(12, 4, 9, k)] for e in range(3)]
-    assert all(sorted(epoch) == list(range(12)) for epoch in epochs)
-    assert epochs[0] != epochs[1] != epochs[2]
-    assert prompt_indices(12, 4, 9, 2) == prompt_indices(12, 4, 9, 2) != prompt_indices(12, 4, 10, 2)
-
-
-def test_a_rest_is_left_out_so_that_no_iteration_has_a_prompt_twice():
-    for k in range(1, 20):
-        assert len(set(prompt_indices(10, 4, 0, k))) == 4
-
-
-def test_more_prompts_than_there_are_is_an_error():
-    with pytest.raises(ConfigError, match=r"sample.prompts: 5 .* the run has 4"):
-        prompt_indices(4, 5, 0, 1)
 
 
 def test_the_distribution_by_hand():

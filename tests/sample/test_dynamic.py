@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from stages.contract.workspace import Job
 from stages.sample import stage as sample
 from stages.sample.config import SampleConfig, SamplingConfig
-from stages.sample.dynamic import fill, other_prompts, useful_groups
+from stages.sample.dynamic import fill, useful_groups
 from stages.sample.transformers_engine import TransformersSampler
 from tests.starting import start_run
 
@@ -55,13 +55,6 @@ def test_it_never_draws_more_than_is_missing_nor_more_rounds_than_it_may(wanted,
     assert got.rollouts.height == 2 * got.groups
     full, used_up = got.useful == wanted, got.groups == wanted + others
     assert full or used_up or got.rounds == rounds
-
-
-def test_other_prompts_are_those_that_were_not_taken_in_an_order_of_the_iterations():
-    others = other_prompts(9, [1, 4], seed=3, iteration=2)
-    assert sorted(others) == [0, 2, 3, 5, 6, 7, 8]
-    assert others == other_prompts(9, [1, 4], seed=3, iteration=2)
-    assert others != other_prompts(9, [1, 4], seed=3, iteration=3)
 
 
 @pytest.fixture
