@@ -8,12 +8,12 @@ import ctypes
 import multiprocessing
 import os
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
-from multiprocessing.reduction import recv_handle, send_handle
 from typing import NoReturn
 
 Life = Callable[[Connection], None]
@@ -37,6 +37,7 @@ class Nursery:
         """Starts it; `warm` does the imports there, `life` is what each worker does."""
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
+        self._handles = _handles(self._pipe)
         self._process = context.Process(target=_live, args=(theirs, warm, life), daemon=True)
         self._lock = threading.Lock()
         with _environment(ENVIRONMENT):
@@ -80,6 +81,7 @@ class Nursery:
         """Ends it with all its workers."""
         self._process.kill()
         self._process.join()
+        self._handles.close()
         self._pipe.close()
 
     def _ask(self, order: int, handle: int | None = None) -> int:
@@ -87,7 +89,7 @@ class Nursery:
             try:
                 self._pipe.send(order)
                 if handle is not None:
-                    send_handle(self._pipe, handle, self._process.pid)
+                    socket.send_fds(self._handles, [b"."], [handle])
                 return self._answer(PATIENCE)
             except (EOFError, OSError, TimeoutError) as failure:
                 raise RuntimeError(f"the process that holds the verifiers died or hangs: {failure}") from failure
@@ -115,6 +117,11 @@ def _environment(variables: dict[str, str]) -> Iterator[None]:
                 os.environ[name] = value
 
 
+def _handles(pipe: Connection) -> socket.socket:
+    """The same pipe for sending file handles; open from the start, so that no order needs a file of its own."""
+    return socket.socket(fileno=os.dup(pipe.fileno()))
+
+
 def _live(pipe: Connection, warm: Callable[[], None], life: Life) -> None:
     """The life of the nursery: it forks workers, and ends the one whose process id it is told, until the pipe ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -123,13 +130,15 @@ def _live(pipe: Connection, warm: Callable[[], None], life: Life) -> None:
     silent = os.open(os.devnull, os.O_WRONLY)
     os.dup2(silent, 1)  # what verifiers print is nobody's output
     os.dup2(silent, 2)
+    handles = _handles(pipe)
     pipe.send(0)
     with suppress(EOFError, OSError):
         while True:
             order = pipe.recv()
             if order == FORK:
-                handle = recv_handle(pipe)
+                _, (handle,), _, _ = socket.recv_fds(handles, 1, 1)
                 if (worker := os.fork()) == 0:
+                    handles.close()
                     pipe.close()
                     _work(handle, life)
                 os.close(handle)

@@ -116,30 +116,40 @@ def test_a_run_on_a_read_only_disk_can_be_looked_at_but_not_written(paths, small
 
 PERFORM = """
 import os, resource, sys
+from contextlib import suppress
 from pathlib import Path
 from flows.perform import perform
 from stages.contract.errors import GrpoError
 
-root, scratch, stage, files, user = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], *map(int, sys.argv[4:])
+root, scratch, stage, user = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], int(sys.argv[4])
 perform(scratch, stage, 2, {})  # so that no library opens anything for the first time
 if user != os.getuid():
     os.setgroups([])
     os.setgid(user)
     os.setuid(user)
-if files:
-    highest = max(int(name) for name in os.listdir("/proc/self/fd"))
-    resource.setrlimit(resource.RLIMIT_NOFILE, (highest + files, highest + files))
-try:
-    perform(root, stage, 2, {})
-except GrpoError as error:
-    print(error)
+for free in map(int, sys.argv[5:]):
+    taken = []
+    if free >= 0:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (200, 200))
+        with suppress(OSError):
+            while True:
+                taken.append(os.open("/dev/null", os.O_RDONLY))
+    for file in taken[:free]:
+        os.close(file)
+    try:
+        perform(root, stage, 2, {})
+    except GrpoError as error:
+        print(error)
+    for file in taken[free:]:
+        os.close(file)
 """
 
 
-def perform_apart(root: Path, scratch: Path, stage: str, files: int, user: int) -> str:
-    """Runs a stage in a process that may open few files more, as a user; what it says. `scratch` is done first."""
+def perform_apart(root: Path, scratch: Path, stage: str, user: int, free: list[int]) -> list[str]:
+    """Runs a stage as a user, in a process that may open as many files more (-1: any), once for each of `free`; what it
+    says each time. `scratch` is done first."""
     done = subprocess.run(
-        [sys.executable, "-c", PERFORM, *map(str, (root, scratch, stage, files, user))],
+        [sys.executable, "-c", PERFORM, *map(str, (root, scratch, stage, user, *free))],
         cwd=ROOT,
         env=environment(),
         capture_output=True,
@@ -147,7 +157,7 @@ def perform_apart(root: Path, scratch: Path, stage: str, files: int, user: int) 
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    return done.stdout.splitlines()
 
 
 def test_a_run_of_another_user_is_refused_and_left_alone(small_folder, tmp_path):
@@ -160,19 +170,21 @@ def test_a_run_of_another_user_is_refused_and_left_alone(small_folder, tmp_path)
         for path in [root.parent, root, *root.rglob("*")]:
             path.chmod(0o755 if path.is_dir() else 0o644)
         before = contents(root)
-        told = perform_apart(root, shutil.copytree(root, tmp_path / "scratch/small"), "score", 0, NOBODY)
+        told = perform_apart(root, shutil.copytree(root, tmp_path / "scratch/small"), "score", NOBODY, [-1])[0]
         assert told.startswith("score of iteration 2: permission denied (")
         assert "allow this user to write there" in told
         assert contents(root) == before
 
 
-@pytest.mark.parametrize("stage", ["score", "update"])
-def test_too_many_open_files_are_told_and_nothing_is_changed(stage, small_folder, tmp_path):
+@pytest.mark.parametrize(("stage", "free"), [("score", [1, 2]), ("update", [1])])
+def test_too_many_open_files_are_told_and_nothing_is_changed(stage, free, small_folder, tmp_path):
     root = tmp_path / "artifacts/small"
     shutil.copytree(small_folder / "artifacts/small", root)
     scratch = shutil.copytree(root, tmp_path / "scratch/small")
     before = contents(root)
-    told = perform_apart(root, scratch, stage, 1, os.getuid())
-    assert told.startswith(f"{stage} of iteration 2: too many open files (")
-    assert "raise the limit of open files" in told
+    refusals = perform_apart(root, scratch, stage, os.getuid(), free)
+    assert len(refusals) == len(free)
+    for told in refusals:
+        assert told.startswith(f"{stage} of iteration 2: too many open files (")
+        assert "raise the limit of open files" in told
     assert contents(root) == before
