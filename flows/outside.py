@@ -9,7 +9,7 @@ from pydantic import BaseModel
 from flows.config import RunConfig
 from stages.contract.errors import ConfigError
 from stages.prompts.config import ReasoningGymSource
-from stages.score.outside import outside_files
+from stages.score.inputs import outside_files
 from stages.score.reward_config import CodeReward, JudgeReward, ReasoningGymReward
 
 MODELS = ".models"

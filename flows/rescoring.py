@@ -147,6 +147,7 @@ def rescore(paths: RunPaths, config: RunConfig, score: ScoreConfig, ks: Sequence
         ConfigError: the rewards cannot judge these completions.
     """
     from stages.score.comparison import iteration_figures, reward_figures
+    from stages.score.inputs import with_inputs
 
     if inside := [above for above in to.resolve().parents if RunPaths(above).config.is_file()]:
         raise ConfigError(f"{to}: lies in the run {inside[0].name}, in which nothing changes; name a folder elsewhere")
@@ -154,11 +155,12 @@ def rescore(paths: RunPaths, config: RunConfig, score: ScoreConfig, ks: Sequence
     score = with_keys(score)
     with new_folder(to) as folder:
         desk = Workspace(paths, folder)
+        judges = with_inputs(desk, score)
         parts: list[pl.DataFrame] = []
         former: dict[str, float] | None = None
         for k in ks:
-            train, former = _trained(desk, config, score, k, former, device)
-            parts += [train, *_heldout(desk, config, score, k, device)]
+            train, former = _trained(desk, config, judges, k, former, device)
+            parts += [train, *_heldout(desk, config, judges, k, device)]
         rows = pl.concat(parts, how="diagonal")
         figures, moves = reward_figures(rows), iteration_figures(rows)
         desk.write("completions.parquet", rows, RESCORED)
@@ -176,7 +178,7 @@ def rescore(paths: RunPaths, config: RunConfig, score: ScoreConfig, ks: Sequence
 def _trained(
     desk: Workspace,
     config: RunConfig,
-    score: ScoreConfig,
+    judges: ScoreConfig,
     k: int,
     former: Mapping[str, float] | None,
     device: str,
@@ -184,14 +186,13 @@ def _trained(
     """The completions that iteration `k` was trained on, compared, and what they hand on to the next one."""
     from stages.advantage.stage import advantage_rows, joined
     from stages.score.comparison import compared
-    from stages.score.inputs import with_inputs
     from stages.score.stage import decoder, score_rows
 
     paths = desk.paths
     rollouts = desk.read(paths.stage(k, "sample") / "rollouts.parquet", ROLLOUTS)
     old = desk.read(paths.stage(k, "score") / "scores.parquet", SCORES)
-    decode = decoder(desk, paths.policy(0), score)
-    new = score_rows(rollouts, with_inputs(desk, score), device, decode, progress.reporter("rescore", k), k)
+    decode = decoder(desk, paths.policy(0), judges)
+    new = score_rows(rollouts, judges, device, decode, progress.reporter("rescore", k), k)
     frozen = ("reference_logprobs", "values")
     judged = tables.join(new.drop(frozen), old.select(*KEY, *frozen), f"scores of iteration {k}")
     method = _method(desk, config, k)
@@ -201,17 +202,16 @@ def _trained(
     return compared(rollouts, old, new, pair, k, False, _success(config)), dict(result.state)
 
 
-def _heldout(desk: Workspace, config: RunConfig, score: ScoreConfig, k: int, device: str) -> list[pl.DataFrame]:
+def _heldout(desk: Workspace, config: RunConfig, judges: ScoreConfig, k: int, device: str) -> list[pl.DataFrame]:
     """The completions of held-out prompts that policy `k` gave, compared, where it was measured."""
     from stages.score.comparison import compared
-    from stages.score.inputs import with_inputs
     from stages.score.stage import score_rows
 
     folder = desk.paths.stage(k, "evaluate")
     if not (folder / MANIFEST).is_file():
         return []
     rollouts, old = desk.read(folder / "rollouts.parquet", ROLLOUTS), desk.read(folder / "scores.parquet", SCORES)
-    new = score_rows(rollouts, with_inputs(desk, score), device, iteration=k)
+    new = score_rows(rollouts, judges, device, iteration=k)
     return [compared(rollouts, old, new, (None, None), k, True, _success(config))]
 
 

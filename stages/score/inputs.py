@@ -1,5 +1,6 @@
 """What the rewards read beside the rollouts: files that belong to the inputs of the stage that judges."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -7,8 +8,8 @@ from stages.contract.errors import ConfigError
 from stages.contract.manifest import read_manifest
 from stages.contract.workspace import Workspace
 from stages.score.config import ScoreConfig
-from stages.score.outside import outside_files
-from stages.score.reward_config import Reward, RewardModelReward
+from stages.score.located import located
+from stages.score.reward_config import PythonReward, Reward, RewardModelReward
 
 
 def with_inputs(desk: Workspace, config: ScoreConfig) -> ScoreConfig:
@@ -21,6 +22,15 @@ def with_inputs(desk: Workspace, config: ScoreConfig) -> ScoreConfig:
     for path in outside_files(config.rewards):
         desk.take(path)
     return config.model_copy(update={"rewards": tuple(_noted(desk, reward) for reward in config.rewards)})
+
+
+def outside_files(rewards: Iterable[Reward]) -> list[Path]:
+    """The files of the rewards' own code: changed code makes what it judged stale.
+
+    Raises:
+        ConfigError: a function that is not there.
+    """
+    return [located(reward.function).file for reward in rewards if isinstance(reward, PythonReward)]
 
 
 def _noted(desk: Workspace, reward: Reward) -> Reward:
