@@ -1,0 +1,76 @@
+"""The table of `python -m tests.benchmarks`: rows, what is kept of them between commands, and the page."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from tests.benchmarks import circumstances, markdown
+
+HEADER = ["what", "ours", "beside it", "ratio", "bar", "met"]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the table."""
+
+    what: str
+    ours: str
+    other: str = ""
+    """TRL's, or what else it is held against."""
+    ratio: float | None = None
+    bar: str = ""
+    """What is wanted, in words."""
+    met: bool | None = None
+    """None where nothing is wanted."""
+
+    def cells(self) -> list[str]:
+        """As text."""
+        ratio = "" if self.ratio is None else f"{self.ratio:.2f}"
+        met = "" if self.met is None else "yes" if self.met else "**no**"
+        return [self.what, self.ours, self.other, ratio, self.bar, met]
+
+
+def at_most(what: str, ours: float, other: float, bar: float, unit: str) -> Row:
+    """A row whose ratio of ours to the other's is to be at most `bar`."""
+    ratio = ours / other
+    form = ".0f" if unit == "MiB" else ".2f" if ours < 10 else ".1f"
+    return Row(what, f"{ours:{form}} {unit}", f"{other:{form}} {unit}", ratio, f"≤ {bar:g}", ratio <= bar)
+
+
+def limit(what: str, seconds: float, bar: float) -> Row:
+    """A row whose seconds are to be at most `bar`."""
+    return Row(what, f"{seconds:.2f} s", "", None, f"≤ {bar:g} s", seconds <= bar)
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one part of the benchmark found."""
+
+    rows: list[Row]
+    told: str
+    """How it was measured, and what is not in the table."""
+    when: str = ""
+    """Circumstances."""
+
+
+def keep(results: Path, name: str, part: Part) -> dict[str, Part]:
+    """Puts a part beside those that are kept; all of them."""
+    path = results / "fast.json"
+    kept = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    kept[name] = asdict(part) | {"when": circumstances()}
+    results.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(kept, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return {key: Part([Row(**row) for row in part["rows"]], part["told"], part["when"]) for key, part in kept.items()}
+
+
+def table(parts: dict[str, Part], order: list[str]) -> str:
+    """The rows of all parts, in order."""
+    return markdown(HEADER, [row.cells() for name in order if name in parts for row in parts[name].rows])
+
+
+def page(parts: dict[str, Part], order: list[str], pictures: list[Path]) -> str:
+    """The page."""
+    there = [name for name in order if name in parts]
+    notes = "\n".join(f"- **{name}**: {parts[name].told} {parts[name].when}" for name in there)
+    shown = "\n".join(f"![{path.stem}]({path.name})" for path in pictures)
+    return f"# How fast\n\n{table(parts, order)}\n\n{notes}\n\n{shown}\n"

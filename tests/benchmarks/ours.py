@@ -1,0 +1,116 @@
+"""This project's side of the comparisons."""
+
+import itertools
+import shutil
+import time
+from dataclasses import replace
+from typing import Any
+
+from tests.benchmarks.side import Turns
+from tests.benchmarks.works import LEARNING_RATE, WORKS, make, model_folder, prompt_tokens
+
+
+def settings(work: str) -> dict[str, Any]:
+    """`update` of the configuration: the same objective as TRL's."""
+    return {
+        "micro_batch_tokens": WORKS[work].micro_batch_tokens,
+        "loss": {"type": "clipped", "epsilon_low": 0.2, "epsilon_high": 0.2, "aggregation": "token_mean"},
+        "optimizer": {"learning_rate": LEARNING_RATE},
+    }
+
+
+def update(turns: Turns, work: str) -> None:
+    """The stage `update`, from its tables to the written policy and optimizer state."""
+    import polars as pl
+
+    from stages.contract.manifest import read_manifest
+    from stages.contract.workspace import Job
+    from stages.update import stage
+    from stages.update.config import UpdateConfig
+
+    paths = make(WORKS[work])
+    config = UpdateConfig.model_validate(settings(work))
+    turns.imported()
+    while turns.wait():
+        begun = time.perf_counter()
+        stage.run(Job(paths, 1, seed=1), config)
+        whole = time.perf_counter() - begun
+        manifest = read_manifest(paths.stage(1, "update"))
+        assert manifest is not None
+        step = pl.read_parquet(paths.stage(1, "update") / "steps.parquet").row(0, named=True)
+        parts = manifest.timings
+        seconds = parts.get("old_logprobs", 0.0) + parts["train"]
+        told = {"loss": step["loss"], "gradient_norm": step["gradient_norm"]}
+        turns.done({"seconds": seconds, "whole": whole, **told})
+        shutil.rmtree(paths.root / "superseded", ignore_errors=True)
+
+
+def sampling(turns: Turns, work: str) -> None:
+    """The transformers engine."""
+    from stages.sample.config import SamplingConfig
+    from stages.sample.transformers_engine import TransformersSampler
+
+    of = WORKS[work]
+    turns.imported()
+    engine = TransformersSampler(of.rows, "cpu")
+    engine.load_policy(model_folder(of), "benchmark")
+    prompts, call = prompt_tokens(of), itertools.count()
+    while turns.wait():
+        first = next(call) * 10**6
+        seeds = [[first + 1000 * p + i for i in range(of.group)] for p in range(of.prompts)]
+        begun = time.perf_counter()
+        drawn = engine.generate(prompts, seeds, SamplingConfig(max_tokens=of.tokens), frozenset())
+        seconds = time.perf_counter() - begun
+        turns.done({"seconds": seconds, "tokens": sum(len(c.tokens) for row in drawn for c in row)})
+
+
+def gradient(turns: Turns, work: str, plain: bool) -> None:
+    """Loss and gradient of all rows at once: with logits of a part of the tokens at a time, or of all of them."""
+    import torch
+
+    from stages.contract.columns import ADVANTAGES, ROLLOUTS, SCORES
+    from stages.contract.metrics import Meter
+    from stages.contract.tables import read
+    from stages.model.load import load_model
+    from stages.update.batch import collate_rows, training_rows
+    from stages.update.config import UpdateConfig
+    from stages.update.loop import accumulate
+    from stages.update.loss.clipped import clipped
+
+    paths = make(WORKS[work])
+    tables = [
+        read(paths.stage(1, stage) / f"{name}.parquet", schema)
+        for stage, name, schema in (
+            ("sample", "rollouts", ROLLOUTS),
+            ("score", "scores", SCORES),
+            ("advantage", "advantages", ADVANTAGES),
+        )
+    ]
+    rows = [replace(row, old_T=row.sampler_T) for row in training_rows(*tables)]
+    config = UpdateConfig.model_validate(settings(work) | {"old_logprobs": "sampler"})
+    turns.imported()
+    model = load_model(model_folder(WORKS[work]), "cpu")
+    advantages_N = torch.cat([row.advantages_T for row in rows])
+    old_N = torch.cat([row.sampler_T for row in rows])
+
+    def with_all_logits() -> float:
+        batch = collate_rows(rows, "cpu")
+        logits_BSV = model(input_ids=batch.ids_BS, attention_mask=batch.mask_BS, use_cache=False).logits
+        logprobs_BSV = logits_BSV.log_softmax(-1)
+        logprobs_N = logprobs_BSV.flatten(0, 1)[batch.positions_N].gather(-1, batch.targets_N[:, None])[:, 0]
+        loss = clipped((logprobs_N - old_N).exp(), advantages_N, 0.2, 0.2, None, None).mean()
+        torch.autograd.backward(loss)
+        return float(loss.detach())
+
+    def by_parts() -> float:
+        meter = Meter()
+        accumulate(model, rows, config, "cpu", meter)
+        return meter.result()["loss"]
+
+    while turns.wait():
+        model.zero_grad(set_to_none=True)
+        begun = time.perf_counter()
+        loss = with_all_logits() if plain else by_parts()
+        seconds = time.perf_counter() - begun
+        norm = torch.nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
+        turns.done({"seconds": seconds, "loss": loss, "gradient_norm": float(norm)})

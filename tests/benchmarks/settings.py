@@ -1,0 +1,28 @@
+"""What a benchmark is run with."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.benchmarks.works import CACHE
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Of one command."""
+
+    runs: int
+    """Measured runs of each side."""
+    threads: list[int]
+    """Numbers of threads of torch, for what is measured with several."""
+
+    def log(self, name: str) -> Path:
+        """Where a side's stderr goes."""
+        return CACHE / "logs" / f"{name}.log"
+
+    def say(self, text: str) -> None:
+        """Progress."""
+        print(text, flush=True)
+
+    def told(self, threads: int) -> str:
+        """So many threads, in words."""
+        return f"{threads} thread{'s' if threads > 1 else ''}"

@@ -1,0 +1,101 @@
+"""The update alone beside TRL's training steps on the same rollouts: works B and C; work D beside a plain pass."""
+
+import json
+
+from tests.benchmarks import ours, trl
+from tests.benchmarks.fast import Part, Row, at_most
+from tests.benchmarks.settings import Settings
+from tests.benchmarks.side import Figures, Side, in_turns, middle
+from tests.benchmarks.works import CACHE, WORKS, make
+
+TIME, MEMORY, WIDE_TIME, WIDE_MEMORY = 0.5, 0.6, 1.0, 0.25
+SWEEP_GROUPS = 2
+"""Groups of completions in a step of the sweep."""
+
+
+def best_micro_batch(settings: Settings, name: str, threads: int) -> int:
+    """The micro-batch with which TRL's step is the fastest, by steps over a few groups each; kept in the cache."""
+    path = CACHE / "micro_batches.json"
+    known: dict[str, dict[str, float]] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    key, work = f"{name}, {settings.told(threads)}", WORKS[name]
+    if key not in known:
+        known[key] = {}
+        for size in trl.MICRO_BATCHES:
+            arguments = {"work": name, "micro_batch": size, "rows": max(size, SWEEP_GROUPS * work.group)}
+            with Side(trl.update, threads, settings.log("trl-sweep"), **arguments) as side:
+                side.run()
+                known[key][str(size)] = side.run()["seconds"] / arguments["rows"] * work.rows
+            settings.say(
+                f"TRL, {key}, micro-batch {size}: {known[key][str(size)]:.1f} s a step, from a part of the rows"
+            )
+        path.write_text(json.dumps(known, indent=1), encoding="utf-8")
+    return int(min(known[key], key=lambda size: known[key][size]))
+
+
+def measure(settings: Settings) -> Part:
+    """Time and memory of B for each number of threads, of C and D for the greatest."""
+    rows, told = [], []
+    for name, threads in [*(("b", threads) for threads in settings.threads), ("c", max(settings.threads))]:
+        found, line = beside_trl(settings, name, threads)
+        told.append(line)
+        what = f"update, {name.upper()}, {settings.told(threads)}"
+        mine, theirs = found["ours"][1:], found["TRL"][1:]
+        rows.append(at_most(what, middle(mine), middle(theirs), TIME, "s"))
+        rows.append(
+            at_most(f"… its peak memory, {name.upper()}", middle(mine, "peak"), middle(theirs, "peak"), MEMORY, "MiB")
+        )
+        above = [middle(side, "above") for side in (mine, theirs)]
+        rows.append(Row("… above what the imports take", *(f"{peak:.0f} MiB" for peak in above), above[0] / above[1]))
+        if name == "b":
+            rows.append(Row("… with reading, loading and writing all", f"{middle(mine, 'whole'):.1f} s"))
+    found, line = wide(settings, max(settings.threads))
+    parts, plain = found["ours"][1:], found["plain"][1:]
+    rows.append(
+        at_most(
+            "update, D, peak memory, beside a plain pass",
+            middle(parts, "peak"),
+            middle(plain, "peak"),
+            WIDE_MEMORY,
+            "MiB",
+        )
+    )
+    rows.append(at_most("… its time", middle(parts), middle(plain), WIDE_TIME, "s"))
+    return Part(rows, " ".join([*told, line]))
+
+
+def beside_trl(settings: Settings, name: str, threads: int) -> tuple[dict[str, list[Figures]], str]:
+    """The figures of both sides, and how they were got."""
+    make(WORKS[name])
+    size = best_micro_batch(settings, name, threads)
+    with (
+        Side(ours.update, threads, settings.log("ours-update"), work=name) as mine,
+        Side(trl.update, threads, settings.log("trl-update"), work=name, micro_batch=size) as theirs,
+    ):
+        found = in_turns({"ours": mine, "TRL": theirs}, settings.runs, settings.say)
+    return found, (
+        f"{name.upper()}, {settings.told(threads)}: TRL's micro-batch is {size}, its best of {trl.MICRO_BATCHES}; "
+        f"{same_work(found)}"
+    )
+
+
+def wide(settings: Settings, threads: int) -> tuple[dict[str, list[Figures]], str]:
+    """Work D by parts of the tokens, and with all logits at once."""
+    make(WORKS["d"])
+    with (
+        Side(ours.gradient, threads, settings.log("ours-wide"), work="d", plain=False) as parts,
+        Side(ours.gradient, threads, settings.log("plain-wide"), work="d", plain=True) as plain,
+    ):
+        found = in_turns({"ours": parts, "plain": plain}, settings.runs, settings.say)
+    return found, f"D, {settings.told(threads)}: {same_work(found)}"
+
+
+def same_work(found: dict[str, list[Figures]]) -> str:
+    """Loss and gradient norm of the first step of both sides, which are to agree.
+
+    Raises:
+        AssertionError: they do not.
+    """
+    one, other = (runs[0] for runs in found.values())
+    norms = one["gradient_norm"], other["gradient_norm"]
+    assert abs(norms[0] / norms[1] - 1) < 1e-3 and abs(one["loss"] - other["loss"]) < 1e-4, (one, other)
+    return f"gradient norms {norms[0]:.6g} and {norms[1]:.6g}, losses {one['loss']:.2g} and {other['loss']:.2g}."
