@@ -4,14 +4,15 @@ Dimensions: N completion tokens of all rows in row order.
 """
 
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 from transformers import AutoModelForTokenClassification, PreTrainedModel
 
 from stages.contract.workspace import Workspace
 from stages.model.config import CriticStart, FolderStart
-from stages.model.logprobs import TokenBatch
 from stages.model.scalar import load_scalar, starting_scalar
+from stages.model.shared import TokenBatch, completion_states
 
 
 def former_critic(desk: Workspace, k: int, start: CriticStart, device: str) -> PreTrainedModel:
@@ -51,6 +52,5 @@ def token_values(critic: PreTrainedModel, batch: TokenBatch) -> Tensor:
 
     It is read where the token is predicted, at the position before it, so it has not seen the token itself.
     """
-    out = critic(input_ids=batch.ids_BS, attention_mask=batch.mask_BS, use_cache=False)
-    values_N: Tensor = out.logits.flatten(0, 1)[batch.positions_N, 0].float()
-    return values_N
+    whole: Any = critic
+    return completion_states(lambda **inputs: whole(**inputs).logits, critic, batch)[:, 0].float()

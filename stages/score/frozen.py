@@ -9,10 +9,11 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from stages.contract.progress import Progress
-from stages.model.batch import micro_batches
+from stages.model.batch import shared_batches
 from stages.model.critic import token_values
 from stages.model.load import load_model
-from stages.model.logprobs import TokenBatch, collate, token_logprobs
+from stages.model.logprobs import token_logprobs
+from stages.model.shared import TokenBatch, collate
 
 
 def reference_logprobs(
@@ -42,7 +43,7 @@ def _each_token(
     temperatures = rollouts["temperature"].to_list()
     out: list[list[float]] = [[] for _ in prompts]
     done = 0
-    for rows in micro_batches([len(p) + len(c) for p, c in zip(prompts, completions, strict=True)], micro_batch_tokens):
+    for rows in shared_batches(prompts, [len(c) for c in completions], micro_batch_tokens):
         batch = collate(
             [prompts[i] for i in rows], [completions[i] for i in rows], [temperatures[i] for i in rows], device
         )

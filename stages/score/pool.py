@@ -5,6 +5,7 @@ of an item is processor time, counted by the kernel: a busy machine turns no rig
 never returns to the interpreter is ended too.
 """
 
+import atexit
 import os
 import resource
 import signal
@@ -147,6 +148,9 @@ def close() -> None:
     """Ends what stays between calls; the next one starts it anew."""
     while _nurseries:
         _nurseries.popitem()[1].close()
+
+
+atexit.register(close)
 
 
 def _serve(function: Callable[[Argument], float], pipe: Connection) -> None:

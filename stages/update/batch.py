@@ -12,7 +12,8 @@ from stages.contract import tables
 from stages.contract.columns import CONSTANT_GROUP, KEY
 from stages.contract.errors import ArtifactError, ConfigError
 from stages.contract.seeds import derive
-from stages.model.logprobs import TokenBatch, collate
+from stages.model.batch import shared_batches
+from stages.model.shared import TokenBatch, collate
 
 
 @dataclass(frozen=True)
@@ -38,11 +39,6 @@ class TrainingRow:
     name: str = ""
     """The row's key, for messages."""
 
-    @property
-    def length(self) -> int:
-        """Tokens of prompt and completion."""
-        return len(self.prompt) + len(self.completion)
-
 
 def rows_told(rows: Sequence[TrainingRow]) -> str:
     """The rows of a batch that is not finite: those in which a number is not, or all where there is none."""
@@ -56,6 +52,27 @@ def rows_told(rows: Sequence[TrainingRow]) -> str:
     more = f" and {len(named) - 8} more" if len(named) > 8 else ""
     told = f"{len(wrong)} hold numbers that are not finite" if wrong else "all numbers in them are finite"
     return f"of the batch's {len(rows)} rows {told}: {', '.join(named[:8])}{more}"
+
+
+def row_batches(rows: Sequence[TrainingRow], budget: int) -> list[list[int]]:
+    """The rows' numbers in micro-batches of at most `budget` padded tokens."""
+    return shared_batches([row.prompt for row in rows], [len(row.completion) for row in rows], budget)
+
+
+def row_runs(lengths: Sequence[int], limit: int) -> Iterator[tuple[slice, slice]]:
+    """Neighbouring rows with at most `limit` completion tokens together, a longer row alone: the rows, their tokens.
+
+    Args:
+        lengths: completion tokens of each row.
+        limit: of the tokens.
+    """
+    first = begin = end = 0
+    for row, length in enumerate(lengths):
+        if row > first and end + length - begin > limit:
+            yield slice(first, row), slice(begin, end)
+            first, begin = row, end
+        end += length
+    yield slice(first, len(lengths)), slice(begin, end)
 
 
 def collate_rows(rows: Sequence[TrainingRow], device: str) -> TokenBatch:

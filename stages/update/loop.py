@@ -1,6 +1,6 @@
 """Optimizer steps over an iteration's rows.
 
-Dimensions: N completion tokens of a micro-batch, T of one row.
+Dimensions: N completion tokens of a micro-batch, M of some of its rows, T of one row, H hidden size.
 """
 
 import math
@@ -14,24 +14,39 @@ from transformers import PreTrainedModel
 from stages.contract.errors import DivergenceError
 from stages.contract.metrics import Meter
 from stages.contract.progress import Progress
-from stages.model.batch import micro_batches
 from stages.model.critic import token_values
-from stages.model.logprobs import token_logprobs
+from stages.model.logprobs import chunk_tokens, head_logprobs, token_logprobs, token_states
 from stages.model.optim import Optimizer
-from stages.update.batch import TrainingRow, collate_rows, kept_tokens, optimizer_batches, rows_told
+from stages.update.batch import (
+    TrainingRow,
+    collate_rows,
+    kept_tokens,
+    optimizer_batches,
+    row_batches,
+    row_runs,
+    rows_told,
+)
 from stages.update.config import UpdateConfig
 from stages.update.objective import LossInputs, derived, loss_of
 from stages.update.value import Trainee, accumulate_values
 
-PROBED = 4
-"""Rows on which the policy is tried after the last step."""
+PROBED = 8
+"""Rows, and tokens of prompt and completion of each, on which the policy is tried after the last step."""
+
+
+def without_old_policy(rows: int, config: UpdateConfig, seed: int) -> list[int]:
+    """Numbers of the rows that need no pass of the old policy: the first optimizer step is taken from it, and its own
+    forward pass tells their log-probabilities. All need one where entropies choose the tokens of that step."""
+    if config.entropy.top < 1:
+        return []
+    return list(next(optimizer_batches(rows, config.epochs, config.minibatches, seed), (0, 0, []))[2])
 
 
 @torch.no_grad()
 def with_old_policy(model: PreTrainedModel, rows: Sequence[TrainingRow], budget: int, device: str) -> list[TrainingRow]:
     """The rows with the log-probabilities and entropies [T] that the trainer's own model gives before it is changed."""
     out = list(rows)
-    for part in micro_batches([row.length for row in rows], budget):
+    for part in row_batches(rows, budget):
         chosen = [rows[i] for i in part]
         lengths = [len(row.completion) for row in chosen]
         logprobs_N, entropy_N = token_logprobs(model, collate_rows(chosen, device))
@@ -60,7 +75,8 @@ def train(
     Args:
         model: the policy.
         optimizer: its optimizer.
-        rows: what is trained on, with the old policy's log-probabilities.
+        rows: what is trained on, with the old policy's log-probabilities; those of the first optimizer step
+            (`without_old_policy`) may lack them.
         config: the objective.
         seed: of the order of rows.
         device: where the model is.
@@ -73,10 +89,12 @@ def train(
         DivergenceError: a loss or gradient is not finite, the rows are named; or a step made weights so, or useless.
     """
     steps: list[dict[str, float]] = []
+    rows = list(rows)
     for epoch, minibatch, numbers in optimizer_batches(len(rows), config.epochs, config.minibatches, seed):
         meter = Meter()
         chosen = [rows[i] for i in numbers]
-        accumulate(model, chosen, config, device, meter, factor)
+        for i, row in zip(numbers, accumulate(model, chosen, config, device, meter, factor), strict=True):
+            rows[i] = row
         if critic is not None:
             accumulate_values(critic, chosen, config.micro_batch_tokens, device, meter)
         figures = derived(meter.result())
@@ -118,12 +136,12 @@ def _check_useful(
     last: dict[str, float],
     critic: Trainee | None,
 ) -> None:
-    """Refuses finite weights that give no finite numbers any more, by a pass over a few of the shortest rows.
+    """Refuses finite weights that give no finite numbers any more, by a pass over the beginnings of a few rows.
 
     Those of all steps but the last one were told by the next step's loss.
     """
-    part = micro_batches([row.length for row in rows], config.micro_batch_tokens)[-1][-PROBED:]
-    batch = collate_rows([rows[i] for i in part], device)
+    short = [replace(row, prompt=row.prompt[:PROBED], completion=row.completion[:PROBED]) for row in rows[:PROBED]]
+    batch = collate_rows(short, device)
     given = [("policy's log-probabilities", "learning_rate", token_logprobs(model, batch)[0])]
     if critic is not None:
         given.append(("critic's values", "critic_learning_rate", token_values(critic.model, batch)))
@@ -148,20 +166,45 @@ def accumulate(
     device: str,
     meter: Meter,
     factor: float = 1.0,
-) -> None:
-    """Adds the gradient of the loss of one optimizer batch to the parameters', micro-batch by micro-batch."""
+) -> list[TrainingRow]:
+    """Adds the gradient of the loss of one optimizer batch to the parameters', micro-batch by micro-batch.
+
+    The body runs once a micro-batch, the head and the loss over as many of its rows as their logits allow. Rows without
+    the old policy's log-probabilities are taken to be before their first step: the model is the old policy.
+
+    Returns:
+        The rows, each with the old policy's log-probabilities.
+    """
     tokens = sum(len(row.completion) for row in rows)
     if config.entropy.top < 1:
         kept = kept_tokens([_there(row.entropy_T) for row in rows], config.entropy.top)
         rows = [replace(row, kept_T=kept_T) for row, kept_T in zip(rows, kept, strict=True)]
     bonus = config.entropy.bonus > 0
-    for part in micro_batches([row.length for row in rows], config.micro_batch_tokens):
-        chosen = [rows[i] for i in part]
-        logprobs_N, entropy_N = token_logprobs(model, collate_rows(chosen, device), entropy_gradient=bonus)
-        meter.mean("entropy", float(entropy_N.detach().sum()), len(entropy_N))
-        inputs = _inputs(chosen, config, device)
-        loss = loss_of(logprobs_N, inputs, config, len(rows), tokens, meter, entropy_N if bonus else None, factor)
-        torch.autograd.backward(loss)
+    out = list(rows)
+    for part in row_batches(rows, config.micro_batch_tokens):
+        batch = collate_rows([rows[i] for i in part], device)
+        states_NH = token_states(model, batch)
+        gradients = []
+        for some, at in row_runs([len(rows[i].completion) for i in part], chunk_tokens(model)):
+            states_MH = states_NH[at].detach().requires_grad_()
+            given = (states_MH, batch.targets_N[at], batch.temperature_N[at])
+            logprobs_M, entropy_M = head_logprobs(model, *given, entropy_gradient=bonus)
+            meter.mean("entropy", float(entropy_M.detach().sum()), len(entropy_M))
+            chosen = _with_old([rows[i] for i in part[some]], logprobs_M)
+            inputs = _inputs(chosen, config, device)
+            loss = loss_of(logprobs_M, inputs, config, len(rows), tokens, meter, entropy_M if bonus else None, factor)
+            torch.autograd.backward(loss)
+            gradients.append(_there(states_MH.grad))
+            for i, row in zip(part[some], chosen, strict=True):
+                out[i] = row
+        torch.autograd.backward(states_NH, torch.cat(gradients))
+    return out
+
+
+def _with_old(rows: list[TrainingRow], logprobs_M: Tensor) -> list[TrainingRow]:
+    """The rows with the old policy's log-probabilities; where they lack, they are the policy's own."""
+    own = logprobs_M.detach().cpu().split([len(row.completion) for row in rows])
+    return [row if row.old_T is not None else replace(row, old_T=old_T) for row, old_T in zip(rows, own, strict=True)]
 
 
 def _inputs(rows: Sequence[TrainingRow], config: UpdateConfig, device: str) -> LossInputs:

@@ -27,7 +27,7 @@ from stages.model.optim import Optimizer
 from stages.update.average import move_towards
 from stages.update.batch import TrainingRow, group_counts, training_rows
 from stages.update.config import GpgLoss, KlConfig, UpdateConfig
-from stages.update.loop import train, with_old_policy
+from stages.update.loop import train, with_old_policy, without_old_policy
 from stages.update.loss.gpg import gpg_factor
 from stages.update.value import Trainee
 
@@ -60,7 +60,11 @@ def run(job: Job, config: UpdateConfig, critic: CriticConfig | None = None) -> N
             rows = [replace(row, old_T=row.sampler_T) for row in rows]
         else:
             with desk.timed("old_logprobs"):
-                rows = with_old_policy(trained.model, rows, config.micro_batch_tokens, job.device)
+                own = without_old_policy(len(rows), config, _order(job))
+                asked = [i for i in range(len(rows)) if i not in own]
+                told = with_old_policy(trained.model, [rows[i] for i in asked], config.micro_batch_tokens, job.device)
+                for i, row in zip(asked, told, strict=True):
+                    rows[i] = row
         factor = gpg_factor(*group_counts(rollouts, advantages)) if isinstance(config.loss, GpgLoss) else 1.0
         with desk.timed("train"):
             steps = _steps(job, desk, trained, rows, config, factor)
@@ -114,7 +118,7 @@ def _steps(
     Raises:
         DivergenceError: something is not finite, and the update is to stop.
     """
-    seed, policy = derive(job.seed, "update", job.iteration), config.on_nonfinite
+    seed, policy = _order(job), config.on_nonfinite
     left_out: list[str] = []
     leave_out = left_out.append if policy == "skip_step" else None
     model, optimizer, trainee = trained.model, trained.optimizer, trained.trainee
@@ -134,6 +138,11 @@ def _steps(
     if left_out:
         desk.notes["warnings"] = [f"left out: {told}" for told in left_out]
     return steps
+
+
+def _order(job: Job) -> int:
+    """The seed of the order of rows."""
+    return derive(job.seed, "update", job.iteration)
 
 
 def adapt(model: PreTrainedModel, config: UpdateConfig, k: int, seed: int) -> None:

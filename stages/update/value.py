@@ -11,10 +11,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from stages.contract.metrics import Meter
-from stages.model.batch import micro_batches
 from stages.model.critic import token_values
 from stages.model.optim import Optimizer
-from stages.update.batch import TrainingRow, collate_rows
+from stages.update.batch import TrainingRow, collate_rows, row_batches
 from stages.update.loss.value import value_loss
 
 
@@ -32,7 +31,7 @@ def accumulate_values(
 ) -> None:
     """Adds the gradient of the mean value loss over the tokens of one optimizer batch to the critic's parameters'."""
     tokens = sum(len(row.completion) for row in rows)
-    for part in micro_batches([row.length for row in rows], micro_batch_tokens):
+    for part in row_batches(rows, micro_batch_tokens):
         chosen = [rows[i] for i in part]
         values_N = token_values(trainee.model, collate_rows(chosen, device))
         old_N = _joined([row.values_T for row in chosen], device)

@@ -2,14 +2,27 @@
 
 import pytest
 import torch
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma3TextConfig,
+    GPT2Config,
+    LlamaConfig,
+    MistralConfig,
+    Qwen3Config,
+)
 
 from stages.contract.errors import ModelError
 from stages.model.load import load_model
-from stages.model.logprobs import check_head, collate, token_logprobs
+from stages.model.logprobs import check_head, token_logprobs
+from stages.model.shared import collate
 
 PROMPTS = [[5, 6, 7], [8, 9, 10, 11, 12], [3]]
 COMPLETIONS = [[20, 21, 1], [30], [40, 41, 42, 43, 44]]
 TEMPERATURES = [1.0, 0.7, 0.0]
+SHARED = [[8, 9, 10], [5], [8, 9, 10], [5], [8, 9, 10], [6, 7, 8, 9, 10, 11]]
+ANSWERS = [[20, 21, 1], [30], [40, 41, 42, 43, 44], [1, 2], [50], [60, 61]]
+HEAT = [1.0, 0.7, 0.0, 1.3, 1.0, 0.9]
+ROWS = {"prompts of their own": (PROMPTS, COMPLETIONS, TEMPERATURES), "shared prompts": (SHARED, ANSWERS, HEAT)}
 
 
 def plain(model, prompt, completion, temperature):
@@ -20,24 +33,66 @@ def plain(model, prompt, completion, temperature):
 
 
 @pytest.mark.parametrize("chunk", [1, 2, 4, 1000])
-def test_chunks_and_padding_change_nothing(tiny_policy, chunk):
+@pytest.mark.parametrize("rows", ROWS.values(), ids=ROWS)
+def test_chunks_padding_and_sharing_change_nothing(tiny_policy, rows, chunk):
     model = load_model(tiny_policy, "cpu")
     with torch.no_grad():
-        got, entropy = token_logprobs(model, collate(PROMPTS, COMPLETIONS, TEMPERATURES, "cpu"), chunk)
-        rows = [plain(model, *row) for row in zip(PROMPTS, COMPLETIONS, TEMPERATURES, strict=True)]
-    torch.testing.assert_close(got, torch.cat([row[0] for row in rows]), atol=2e-6, rtol=0)
-    torch.testing.assert_close(entropy, torch.cat([row[1] for row in rows]), atol=2e-6, rtol=0)
+        got, entropy = token_logprobs(model, collate(*rows, "cpu"), chunk=chunk)
+        alone = [plain(model, *row) for row in zip(*rows, strict=True)]
+    torch.testing.assert_close(got, torch.cat([row[0] for row in alone]), atol=3e-6, rtol=0)
+    torch.testing.assert_close(entropy, torch.cat([row[1] for row in alone]), atol=3e-6, rtol=0)
 
 
-def test_the_gradient_through_chunks_is_that_of_the_whole(tiny_policy):
+@pytest.mark.parametrize("entropy_gradient", [False, True])
+@pytest.mark.parametrize("chunk", [2, 1000])
+@pytest.mark.parametrize("rows", ROWS.values(), ids=ROWS)
+def test_the_gradient_is_that_of_plain_rows(tiny_policy, rows, chunk, entropy_gradient):
     model = load_model(tiny_policy, "cpu")
-    token_logprobs(model, collate(PROMPTS, COMPLETIONS, TEMPERATURES, "cpu"), 2)[0].sum().backward()
-    chunked = {name: p.grad.clone() for name, p in model.named_parameters()}
+    weights = torch.linspace(-1, 2, sum(map(len, rows[1])))
+
+    def total(logprobs, entropies):
+        return (weights * logprobs).sum() + (weights.flip(0) * entropies).sum() * entropy_gradient
+
+    total(*token_logprobs(model, collate(*rows, "cpu"), entropy_gradient, chunk)).backward()
+    got = {name: p.grad.clone() for name, p in model.named_parameters()}
     model.zero_grad()
-    sum(plain(model, *row)[0].sum() for row in zip(PROMPTS, COMPLETIONS, TEMPERATURES, strict=True)).backward()
+    alone = [plain(model, *row) for row in zip(*rows, strict=True)]
+    total(torch.cat([row[0] for row in alone]), torch.cat([row[1] for row in alone])).backward()
     for name, parameter in model.named_parameters():
-        error = (chunked[name] - parameter.grad).norm() / parameter.grad.norm()
-        assert error < 1e-5, name
+        assert (got[name] - parameter.grad).norm() < 1e-5 * parameter.grad.norm(), name
+
+
+FAMILIES = {
+    "llama": LlamaConfig(num_key_value_heads=2, tie_word_embeddings=True),
+    "qwen3": Qwen3Config(num_key_value_heads=2, head_dim=8),
+    "gpt2": GPT2Config(n_embd=32, n_layer=2, n_head=4, n_positions=64),
+    "a sliding window shorter than the prompts": MistralConfig(num_key_value_heads=2, head_dim=8, sliding_window=3),
+    "windows in some layers": Gemma3TextConfig(num_key_value_heads=2, head_dim=8, sliding_window=4),
+}
+
+
+@pytest.mark.parametrize("config", FAMILIES.values(), ids=FAMILIES)
+def test_a_shared_prompt_is_the_same_to_every_family_of_models(config):
+    small = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
+    for name, value in ({} if config.model_type == "gpt2" else small).items():
+        setattr(config, name, value)
+    config.vocab_size, config.layer_types = 97, layers(config)
+    torch.manual_seed(3)
+    model = AutoModelForCausalLM.from_config(config).eval()
+    rows = (SHARED, ANSWERS, HEAT)
+    token_logprobs(model, collate(*rows, "cpu"))[0].sum().backward()
+    got = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    sum(plain(model, *row)[0].sum() for row in zip(*rows, strict=True)).backward()
+    for name, gradient in got.items():
+        expected = model.get_parameter(name).grad
+        assert (gradient - expected).norm() < 2e-5 * max(expected.norm(), 1e-2), name
+
+
+def layers(config):
+    """The kinds of a model's two layers, where its configuration names them."""
+    kinds = getattr(config, "layer_types", None)
+    return None if kinds is None else ["sliding_attention" if config.sliding_window else "full_attention", kinds[-1]]
 
 
 def test_no_tensor_as_large_as_batch_times_length_times_vocabulary_is_ever_made(tiny_policy):

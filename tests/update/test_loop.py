@@ -11,26 +11,28 @@ from stages.contract.columns import CONSTANT_GROUP
 from stages.contract.errors import ArtifactError, ConfigError, DivergenceError
 from stages.contract.metrics import Meter
 from stages.contract.progress import no_progress
+from stages.model.config import OptimizerConfig
 from stages.model.load import load_model
 from stages.model.optim import Optimizer
 from stages.update.batch import TrainingRow, group_counts, kept_tokens, optimizer_batches, training_rows
 from stages.update.config import ClippedLoss, KlConfig, UpdateConfig
-from stages.update.loop import accumulate, train, with_old_policy
+from stages.update.loop import accumulate, train, with_old_policy, without_old_policy
 
 
 def rows_of(count=12, seed=0, reference=True):
-    """Rows of 2 to 9 prompt tokens and 1 to 20 completion tokens."""
+    """Rows of 1 to 20 completion tokens; most prompts, of 2 to 9 tokens, are those of several rows."""
     random = torch.Generator().manual_seed(seed)
 
     def integers(low, high, n=1):
         return torch.randint(low, high, (n,), generator=random).tolist()
 
+    prompts = [integers(2, 97, n) for n in integers(2, 10, 1 + count // 3)]
     rows = []
-    for _ in range(count):
-        [prompt], [completion] = integers(2, 10), integers(1, 21)
+    for i in range(count):
+        [completion] = integers(1, 21)
         rows.append(
             TrainingRow(
-                integers(2, 97, prompt),
+                prompts[i * i % len(prompts)],
                 integers(2, 97, completion),
                 1.0,
                 torch.full((completion,), -4.5),
@@ -166,6 +168,26 @@ def test_the_tokens_of_greatest_entropy_are_counted_over_all_rows():
     assert [kept.tolist() for kept in kept_tokens(entropies, 1.0)] == [[True, True], [True] * 3]
     ties = kept_tokens([torch.full((4,), 0.25)], 0.1)
     assert ties[0].all()
+
+
+@pytest.mark.parametrize("settings", [{}, {"minibatches": 3, "epochs": 2}], ids=["one step", "six steps"])
+def test_the_first_step_tells_the_old_policy_itself(tiny_policy, settings):
+    config = UpdateConfig(mismatch={"type": "truncate"}, **settings)
+    rows, ends = rows_of(9), []
+    spared = without_old_policy(len(rows), config, seed=7)
+    assert len(spared) == len(rows) // config.minibatches
+    assert without_old_policy(len(rows), UpdateConfig(entropy={"top": 0.5}), seed=7) == []
+    for some in (set(range(len(rows))), set(range(len(rows))) - set(spared)):
+        model = load_model(tiny_policy, "cpu")
+        told = with_old_policy(model, rows, 4096, "cpu")
+        given = [told[i] if i in some else rows[i] for i in range(len(rows))]
+        optimizer = Optimizer(model, OptimizerConfig(learning_rate=1e-2))
+        ends.append((train(model, optimizer, given, config, 7, "cpu", no_progress), model.state_dict()))
+    (steps, weights), (spared_steps, spared_weights) = ends
+    for step, other in zip(steps, spared_steps, strict=True):
+        assert other == pytest.approx(step, rel=1e-4, abs=1e-5)
+    for name, weight in weights.items():
+        torch.testing.assert_close(spared_weights[name], weight, atol=2e-5, rtol=1e-4)
 
 
 def test_old_logprobs_do_not_depend_on_the_micro_batch(tiny_policy):

@@ -16,7 +16,8 @@ from stages.contract.workspace import Job
 from stages.model.adapter import add_adapter
 from stages.model.config import LoraConfig
 from stages.model.load import load_model, load_tokenizer, save_policy
-from stages.model.logprobs import collate, token_logprobs
+from stages.model.logprobs import token_logprobs
+from stages.model.shared import collate
 from stages.prompts import stage as prompts_stage
 from stages.prompts.config import PromptsConfig
 from stages.warmstart import stage as warmstart_stage
