@@ -196,8 +196,8 @@ class UpdateConfig(Config):
     micro_batch_tokens: int = Field(default=16384, gt=0)
     """Padded tokens of a forward and backward pass; bounds memory, never changes the gradient."""
     old_logprobs: Literal["recompute", "sampler"] = "recompute"
-    """Log-probabilities of the old policy: by a pass of the trainer, which the first optimizer step is spared, or as the
-    sampler reported them."""
+    """Log-probabilities of the old policy: by a pass of the trainer, which the first optimizer step is spared, or as
+    the sampler reported them."""
     on_nonfinite: Literal["stop", "skip_step", "rollback"] = "stop"
     """What a loss or gradient that is not finite does. `stop`: the update ends, names the rows, and the former policy
     stays. `skip_step`: that optimizer step is left out and counted. `rollback`: the iteration leaves policy and
