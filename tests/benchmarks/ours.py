@@ -72,7 +72,7 @@ def gradient(turns: Turns, work: str, plain: bool) -> None:
     from stages.contract.metrics import Meter
     from stages.contract.tables import read
     from stages.model.load import load_model
-    from stages.update.batch import collate_rows, training_rows
+    from stages.update.batch import training_rows
     from stages.update.config import UpdateConfig
     from stages.update.loop import accumulate
     from stages.update.loss.clipped import clipped
@@ -94,10 +94,10 @@ def gradient(turns: Turns, work: str, plain: bool) -> None:
     old_N = torch.cat([row.sampler_T for row in rows])
 
     def with_all_logits() -> float:
-        batch = collate_rows(rows, "cpu")
-        logits_BSV = model(input_ids=batch.ids_BS, attention_mask=batch.mask_BS, use_cache=False).logits
-        logprobs_BSV = logits_BSV.log_softmax(-1)
-        logprobs_N = logprobs_BSV.flatten(0, 1)[batch.positions_N].gather(-1, batch.targets_N[:, None])[:, 0]
+        ids_BS = torch.tensor([[*row.prompt, *row.completion] for row in rows])  # all of one length
+        logprobs_BSV = model(input_ids=ids_BS, use_cache=False).logits.log_softmax(-1)
+        first = len(rows[0].prompt)
+        logprobs_N = logprobs_BSV[:, first - 1 : -1].gather(-1, ids_BS[:, first:, None]).flatten()
         loss = clipped((logprobs_N - old_N).exp(), advantages_N, 0.2, 0.2, None, None).mean()
         torch.autograd.backward(loss)
         return float(loss.detach())

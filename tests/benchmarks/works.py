@@ -177,7 +177,8 @@ def _drawn(work: Work) -> tuple[list[list[int]], list[list[int]], list[list[floa
     import torch
 
     from stages.model.load import load_model
-    from stages.model.logprobs import collate, token_logprobs
+    from stages.model.logprobs import token_logprobs
+    from stages.model.shared import collate
     from stages.sample.config import SamplingConfig
     from stages.sample.transformers_engine import TransformersSampler
 
