@@ -13,6 +13,8 @@ from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from stages.contract.progress import Progress, no_progress
 from stages.model.load import context_length, load_model, load_tokenizer, vocabulary
+from stages.sample.attention import share_heads
+from stages.sample.cache import growing_cache
 from stages.sample.config import SamplingConfig
 from stages.sample.draw import draw_tokens, uniforms
 from stages.sample.engine import Completion
@@ -77,6 +79,7 @@ class TransformersSampler:
             self._digest, self._model, self._tokenizer = None, None, None
             self._folder = folder
             self._model = load_model(folder, self._device)
+            share_heads(self._model)
             self._digest = digest
 
     @torch.no_grad()
@@ -146,7 +149,7 @@ class TransformersSampler:
         for row, prompt in enumerate(prompts):
             ids[row, width - len(prompt) :] = torch.tensor(prompt)
             mask[row, width - len(prompt) :] = 1
-        cache = DynamicCache(config=self.model.config)
+        cache = growing_cache(self.model)
         logits_PV = self._forward(ids.to(self._device), mask.to(self._device), cache)
         cache.batch_repeat_interleave(group)
         return logits_PV.repeat_interleave(group, 0), mask.to(self._device).repeat_interleave(group, 0), cache
