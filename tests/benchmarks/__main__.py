@@ -9,7 +9,7 @@ import importlib
 from tests.benchmarks import RESULTS, fast
 from tests.benchmarks.settings import Settings
 
-PARTS = ["update", "sampling"]
+PARTS = ["iteration", "update", "sampling", "tax", "startup", "commands", "stored", "growth"]
 
 
 def main() -> None:

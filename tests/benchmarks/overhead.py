@@ -69,7 +69,7 @@ def bare(artifacts: Path) -> Train:
     return train
 
 
-def flow(artifacts: Path, published: bool) -> Train:
+def flow(artifacts: Path, published: bool, config: Path = SMALL) -> Train:
     """The flow `train`."""
 
     def train(run: str, iterations: int) -> None:
@@ -77,7 +77,7 @@ def flow(artifacts: Path, published: bool) -> Train:
 
         publishing = nullcontext() if published else patch("flows.train.published", lambda *_: nullcontext())
         with Display(Console(quiet=True), iterations) as display, progress.watching(display), publishing:
-            flows.train.train(str(SMALL), run, iterations, None, str(artifacts))
+            flows.train.train(str(config), run, iterations, None, str(artifacts))
 
     return train
 

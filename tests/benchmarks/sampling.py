@@ -22,12 +22,12 @@ def measure(settings: Settings) -> Part:
             found = in_turns({"ours": mine, "TRL": theirs}, settings.runs, settings.say)
         wanted = work.rows * work.tokens
         assert all(run["tokens"] == wanted for runs in found.values() for run in runs), "a completion was cut"
-        one, other = (wanted / middle(found[name][1:]) for name in ("ours", "TRL"))
+        one, other = (wanted / middle(found[name]) for name in ("ours", "TRL"))
         name = f"sampling, B, {settings.told(threads)}"
         rows.append(
             Row(name, f"{one:.0f} tokens/s", f"{other:.0f} tokens/s", one / other, f"≥ {BAR:g}", one / other >= BAR)
         )
-        peaks = [middle(found[name][1:], "peak") for name in ("ours", "TRL")]
+        peaks = [middle(found[name], "peak") for name in ("ours", "TRL")]
         rows.append(
             Row(
                 f"… its peak memory, {settings.told(threads)}",

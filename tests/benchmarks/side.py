@@ -51,7 +51,7 @@ class Turns:
 class Side:
     """The asking end: a process that runs `doing`, a function `(turns, **arguments)` of this folder's modules."""
 
-    def __init__(self, doing: Callable[..., None], threads: int, log: Path, **arguments: Any) -> None:
+    def __init__(self, doing: Callable[..., None], threads: int, log: Path, /, **arguments: Any) -> None:
         log.parent.mkdir(parents=True, exist_ok=True)
         self._log = log
         self._name = f"{doing.__module__}:{doing.__name__}"
@@ -68,6 +68,10 @@ class Side:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends the process."""
         assert self._process.stdin is not None and self._process.stdout is not None
         self._process.stdin.close()
         self._process.wait()
@@ -92,19 +96,28 @@ class Side:
         return figures
 
 
+LONG = 20
+"""Seconds from which on a first run counts like the others: what it warms up is lost in it."""
+
+
 def in_turns(sides: Mapping[str, Side], runs: int, say: Callable[[str], None]) -> dict[str, list[Figures]]:
-    """`runs` runs of each side, one after the other in turn, after one of each to warm up, which comes first."""
+    """`runs` runs of each side, in turn, after one of each to warm up, unless that one was long enough to count."""
     found: dict[str, list[Figures]] = {name: [] for name in sides}
-    for n in range(runs + 1):
+    while any(len(counted(figures)) < runs for figures in found.values()):
         for name, side in sides.items():
             found[name].append(side.run())
-            say(f"{name}, {f'run {n} of {runs}' if n else 'warm-up'}: {found[name][-1]['seconds']:.2f} s")
+            say(f"{name}: {found[name][-1]['seconds']:.2f} s")
     return found
 
 
+def counted(figures: list[Figures]) -> list[Figures]:
+    """All but the one that warmed up."""
+    return figures if figures and figures[0]["seconds"] > LONG else figures[1:]
+
+
 def middle(figures: list[Figures], name: str = "seconds") -> float:
-    """The median of a figure."""
-    return statistics.median(figure[name] for figure in figures)
+    """The median of a figure of the runs that count."""
+    return statistics.median(figure[name] for figure in counted(figures))
 
 
 def resident() -> dict[str, float]:

@@ -8,8 +8,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from tests.benchmarks.reward import reward
 from tests.benchmarks.side import Figures, Turns
-from tests.benchmarks.works import LEARNING_RATE, WORKS, Rollouts, Work, model_folder, questions, reward, rollouts
+from tests.benchmarks.works import LEARNING_RATE, WORKS, Rollouts, Work, model_folder, questions, rollouts
 
 MICRO_BATCHES = (1, 2, 4, 8, 16)
 """Among which its best one is sought."""
@@ -92,7 +93,7 @@ class Stopwatch:
 
 
 def steps(turns: Turns, trainer: Any) -> None:
-    """Trains, a step for each turn; a step is from its beginning to that of the next one, what is saved included."""
+    """Trains, a step for each turn; a step is from its beginning to that of the next one, less the saving."""
     from transformers import TrainerCallback
 
     watch = Stopwatch()
@@ -101,6 +102,7 @@ def steps(turns: Turns, trainer: Any) -> None:
         "rewards": "_calculate_rewards",
         "rollouts": "_generate_and_score_completions",
         "passes": "training_step",
+        "save": "_save_checkpoint",
     }.items():
         setattr(trainer, name, watch.of(part, getattr(trainer, name)))
 
@@ -116,8 +118,8 @@ def steps(turns: Turns, trainer: Any) -> None:
                 seconds, parts = time.perf_counter() - self.begun, watch.seconds
                 passes = parts["passes"] - parts["rollouts"] + parts["step"]
                 told = {"loss": self.logs["loss"], "gradient_norm": self.logs["grad_norm"]}
-                told |= {"generate": parts.get("generate", 0.0), "rewards": parts.get("rewards", 0.0)}
-                turns.done({"seconds": seconds, "passes": passes, **told})
+                told |= {part: parts.get(part, 0.0) for part in ("generate", "rewards", "save")}
+                turns.done({"seconds": seconds - told["save"], "passes": passes, **told})
             if not turns.wait():
                 raise Over
             watch.seconds.clear()
@@ -181,10 +183,10 @@ def update(turns: Turns, work: str, micro_batch: int, rows: int | None = None) -
         steps(turns, trainer)
 
 
-def iteration(turns: Turns, work: str, micro_batch: int, save: bool) -> None:
-    """Whole steps: generating, rewards, advantages, training; with `save` also a checkpoint each."""
+def iteration(turns: Turns, work: str, micro_batch: int) -> None:
+    """Whole steps: generating, rewards, advantages, training, and a checkpoint each, whose seconds are told apart."""
     with tempfile.TemporaryDirectory() as folder:
-        trainer = new_trainer(WORKS[work], micro_batch, Path(folder), save)
+        trainer = new_trainer(WORKS[work], micro_batch, Path(folder), save=True)
         turns.imported()
         steps(turns, trainer)
 

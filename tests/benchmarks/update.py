@@ -9,27 +9,23 @@ from tests.benchmarks.side import Figures, Side, in_turns, middle
 from tests.benchmarks.works import CACHE, WORKS, make
 
 TIME, MEMORY, WIDE_TIME, WIDE_MEMORY = 0.5, 0.6, 1.0, 0.25
-SWEEP_GROUPS = 2
-"""Groups of completions in a step of the sweep."""
 
 
-def best_micro_batch(settings: Settings, name: str, threads: int) -> int:
-    """The micro-batch with which TRL's step is the fastest, by steps over a few groups each; kept in the cache."""
-    path = CACHE / "micro_batches.json"
+def best_micro_batch(settings: Settings, name: str) -> int:
+    """The micro-batch with which TRL's step is the fastest, by a step over a group each; kept in the cache."""
+    path, work, threads = CACHE / "micro_batches.json", WORKS[name], max(settings.threads)
     known: dict[str, dict[str, float]] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    key, work = f"{name}, {settings.told(threads)}", WORKS[name]
-    if key not in known:
-        known[key] = {}
+    if name not in known:
+        known[name] = {}
         for size in trl.MICRO_BATCHES:
-            arguments = {"work": name, "micro_batch": size, "rows": max(size, SWEEP_GROUPS * work.group)}
-            with Side(trl.update, threads, settings.log("trl-sweep"), **arguments) as side:
-                side.run()
-                known[key][str(size)] = side.run()["seconds"] / arguments["rows"] * work.rows
+            rows = max(size, work.group)
+            with Side(trl.update, threads, settings.log("sweep"), work=name, micro_batch=size, rows=rows) as side:
+                known[name][str(size)] = side.run()["seconds"] / rows * work.rows
             settings.say(
-                f"TRL, {key}, micro-batch {size}: {known[key][str(size)]:.1f} s a step, from a part of the rows"
+                f"TRL, {name}, micro-batch {size}: {known[name][str(size)]:.1f} s a step, from a part of its rows"
             )
         path.write_text(json.dumps(known, indent=1), encoding="utf-8")
-    return int(min(known[key], key=lambda size: known[key][size]))
+    return int(min(known[name], key=lambda size: known[name][size]))
 
 
 def measure(settings: Settings) -> Part:
@@ -39,7 +35,7 @@ def measure(settings: Settings) -> Part:
         found, line = beside_trl(settings, name, threads)
         told.append(line)
         what = f"update, {name.upper()}, {settings.told(threads)}"
-        mine, theirs = found["ours"][1:], found["TRL"][1:]
+        mine, theirs = found["ours"], found["TRL"]
         rows.append(at_most(what, middle(mine), middle(theirs), TIME, "s"))
         rows.append(
             at_most(f"… its peak memory, {name.upper()}", middle(mine, "peak"), middle(theirs, "peak"), MEMORY, "MiB")
@@ -49,7 +45,7 @@ def measure(settings: Settings) -> Part:
         if name == "b":
             rows.append(Row("… with reading, loading and writing all", f"{middle(mine, 'whole'):.1f} s"))
     found, line = wide(settings, max(settings.threads))
-    parts, plain = found["ours"][1:], found["plain"][1:]
+    parts, plain = found["ours"], found["plain"]
     rows.append(
         at_most(
             "update, D, peak memory, beside a plain pass",
@@ -66,7 +62,7 @@ def measure(settings: Settings) -> Part:
 def beside_trl(settings: Settings, name: str, threads: int) -> tuple[dict[str, list[Figures]], str]:
     """The figures of both sides, and how they were got."""
     make(WORKS[name])
-    size = best_micro_batch(settings, name, threads)
+    size = best_micro_batch(settings, name)
     with (
         Side(ours.update, threads, settings.log("ours-update"), work=name) as mine,
         Side(trl.update, threads, settings.log("trl-update"), work=name, micro_batch=size) as theirs,
