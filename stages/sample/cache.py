@@ -9,8 +9,8 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
-BLOCK = 256
-"""Positions by which the room of a layer grows."""
+LEAST = 4
+"""Positions that a new room has free at least; a long one a quarter more than it holds. Rows far apart are read slowly."""
 
 
 class GrowingLayer(DynamicLayer):
@@ -64,6 +64,6 @@ def growing_cache(model: PreTrainedModel) -> DynamicCache:
 
 def _with_room(held_PHSD: Tensor, positions: int, repeats: int) -> Tensor:
     P, H, S, D = held_PHSD.shape
-    room = held_PHSD.new_empty(P * repeats, H, -(-positions // BLOCK) * BLOCK, D)
+    room = held_PHSD.new_empty(P * repeats, H, positions + max(LEAST, positions // 4), D)
     room.view(P, repeats, H, -1, D)[..., :S, :] = held_PHSD[:, None]
     return room

@@ -17,7 +17,6 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from stages.sample import cache
 from stages.sample.config import SamplingConfig
 from stages.sample.transformers_engine import TransformersSampler
 from tests.sample.policies import reported, trainer_logprobs
@@ -55,8 +54,7 @@ MODELS = {
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_log_probabilities_are_the_trainers_while_rooms_grow_and_rows_leave(name, tmp_path, monkeypatch):
-    monkeypatch.setattr(cache, "BLOCK", 4)
+def test_log_probabilities_are_the_trainers_while_rooms_grow_and_rows_leave(name, tmp_path):
     kind, config = MODELS[name]
     with torch.random.fork_rng():
         torch.manual_seed(3)
