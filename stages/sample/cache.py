@@ -10,7 +10,7 @@ from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
 LEAST = 4
-"""Positions that a new room has free at least; a long one a quarter more than it holds. Rows far apart are read slowly."""
+"""Positions that a new room has free at least; a long one has a quarter more. Rows far apart are slower to read."""
 
 
 class GrowingLayer(DynamicLayer):
