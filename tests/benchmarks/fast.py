@@ -53,24 +53,39 @@ class Part:
     """Circumstances."""
 
 
-def keep(results: Path, name: str, part: Part) -> dict[str, Part]:
-    """Puts a part beside those that are kept; all of them."""
+def keep(results: Path, name: str, part: Part, order: list[str]) -> dict[str, Part]:
+    """Puts a part beside those that are kept; all of them, in order."""
     path = results / "fast.json"
     kept = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     kept[name] = asdict(part) | {"when": circumstances()}
+    kept = {key: kept[key] for key in order if key in kept}
     results.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(kept, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    return {key: Part([Row(**row) for row in part["rows"]], part["told"], part["when"]) for key, part in kept.items()}
+    return read(results)
 
 
-def table(parts: dict[str, Part], order: list[str]) -> str:
-    """The rows of all parts, in order."""
-    return markdown(HEADER, [row.cells() for name in order if name in parts for row in parts[name].rows])
+def read(results: Path) -> dict[str, Part]:
+    """The parts that are kept."""
+    kept = json.loads((results / "fast.json").read_text(encoding="utf-8"))
+    return {name: Part([Row(**row) for row in part["rows"]], part["told"], part["when"]) for name, part in kept.items()}
 
 
-def page(parts: dict[str, Part], order: list[str], pictures: list[Path]) -> str:
+def table(parts: dict[str, Part], bars: bool = False) -> str:
+    """The rows of all parts; with `bars` only those of which something is wanted."""
+    rows = [row for part in parts.values() for row in part.rows]
+    return markdown(HEADER, [row.cells() for row in rows if row.met is not None or not bars])
+
+
+def put_into(readme: Path, table: str) -> None:
+    """Puts the table in place of the one that a page has."""
+    first = "| " + " | ".join(HEADER) + " |"
+    before, found, after = readme.read_text(encoding="utf-8").partition(first)
+    assert found, f"{readme} has no such table"
+    readme.write_text(before + table + "\n\n" + after.partition("\n\n")[2], encoding="utf-8")
+
+
+def page(parts: dict[str, Part], pictures: list[Path]) -> str:
     """The page."""
-    there = [name for name in order if name in parts]
-    notes = "\n".join(f"- **{name}**: {parts[name].told} {parts[name].when}" for name in there)
+    notes = "\n".join(f"- **{name}**: {part.told} {part.when}" for name, part in parts.items())
     shown = "\n".join(f"![{path.stem}]({path.name})" for path in pictures)
-    return f"# How fast\n\n{table(parts, order)}\n\n{notes}\n\n{shown}\n"
+    return f"# How fast\n\n{table(parts)}\n\n{notes}\n\n{shown}\n"

@@ -96,7 +96,7 @@ class Side:
         return figures
 
 
-LONG = 20
+LONG = 10
 """Seconds from which on a first run counts like the others: what it warms up is lost in it."""
 
 

@@ -29,34 +29,45 @@ def best_micro_batch(settings: Settings, name: str) -> int:
 
 
 def measure(settings: Settings) -> Part:
-    """Time and memory of B for each number of threads, of C and D for the greatest."""
-    rows, told = [], []
-    for name, threads in [*(("b", threads) for threads in settings.threads), ("c", max(settings.threads))]:
-        found, line = beside_trl(settings, name, threads)
-        told.append(line)
-        what = f"update, {name.upper()}, {settings.told(threads)}"
-        mine, theirs = found["ours"], found["TRL"]
-        rows.append(at_most(what, middle(mine), middle(theirs), TIME, "s"))
-        rows.append(
-            at_most(f"… its peak memory, {name.upper()}", middle(mine, "peak"), middle(theirs, "peak"), MEMORY, "MiB")
-        )
-        above = [middle(side, "above") for side in (mine, theirs)]
-        rows.append(Row("… above what the imports take", *(f"{peak:.0f} MiB" for peak in above), above[0] / above[1]))
-        if name == "b":
-            rows.append(Row("… with reading, loading and writing all", f"{middle(mine, 'whole'):.1f} s"))
-    found, line = wide(settings, max(settings.threads))
-    parts, plain = found["ours"], found["plain"]
-    rows.append(
-        at_most(
-            "update, D, peak memory, beside a plain pass",
-            middle(parts, "peak"),
-            middle(plain, "peak"),
-            WIDE_MEMORY,
-            "MiB",
-        )
-    )
-    rows.append(at_most("… its time", middle(parts), middle(plain), WIDE_TIME, "s"))
-    return Part(rows, " ".join([*told, line]))
+    """Time and memory of work B for each number of threads."""
+    parts = [measured(settings, "b", threads) for threads in settings.threads]
+    return Part([row for part in parts for row in part.rows], " ".join(part.told for part in parts))
+
+
+def measure_long(settings: Settings) -> Part:
+    """Those of work C, with the greatest number of threads."""
+    return measured(settings, "c", max(settings.threads))
+
+
+def measure_wide(settings: Settings) -> Part:
+    """Those of work D beside a plain pass."""
+    threads = max(settings.threads)
+    make(WORKS["d"])
+    with (
+        Side(ours.gradient, threads, settings.log("ours-wide"), work="d", plain=False) as parts,
+        Side(ours.gradient, threads, settings.log("plain-wide"), work="d", plain=True) as plain,
+    ):
+        found = in_turns({"ours": parts, "plain": plain}, settings.runs, settings.say)
+    peaks, seconds = ([middle(side, name) for side in found.values()] for name in ("peak", "seconds"))
+    rows = [
+        at_most("update, D, peak memory beside a plain pass", *peaks, WIDE_MEMORY, "MiB"),
+        at_most("… its time", *seconds, WIDE_TIME, "s"),
+    ]
+    return Part(rows, f"D, {settings.told(threads)}: forward and backward passes; {same_work(found)}")
+
+
+def measured(settings: Settings, name: str, threads: int) -> Part:
+    """Rows of one work."""
+    found, told = beside_trl(settings, name, threads)
+    mine, theirs = found["ours"], found["TRL"]
+    rows = [
+        at_most(f"update, {name.upper()}, {settings.told(threads)}", middle(mine), middle(theirs), TIME, "s"),
+        at_most(f"… its peak memory, {name.upper()}", middle(mine, "peak"), middle(theirs, "peak"), MEMORY, "MiB"),
+    ]
+    above = [middle(side, "above") for side in (mine, theirs)]
+    rows.append(Row("… above what the imports take", *(f"{peak:.0f} MiB" for peak in above), above[0] / above[1]))
+    rows.append(Row("… with reading, loading and writing all", f"{middle(mine, 'whole'):.1f} s"))
+    return Part(rows, told)
 
 
 def beside_trl(settings: Settings, name: str, threads: int) -> tuple[dict[str, list[Figures]], str]:
@@ -72,17 +83,6 @@ def beside_trl(settings: Settings, name: str, threads: int) -> tuple[dict[str, l
         f"{name.upper()}, {settings.told(threads)}: TRL's micro-batch is {size}, its best of {trl.MICRO_BATCHES}; "
         f"{same_work(found)}"
     )
-
-
-def wide(settings: Settings, threads: int) -> tuple[dict[str, list[Figures]], str]:
-    """Work D by parts of the tokens, and with all logits at once."""
-    make(WORKS["d"])
-    with (
-        Side(ours.gradient, threads, settings.log("ours-wide"), work="d", plain=False) as parts,
-        Side(ours.gradient, threads, settings.log("plain-wide"), work="d", plain=True) as plain,
-    ):
-        found = in_turns({"ours": parts, "plain": plain}, settings.runs, settings.say)
-    return found, f"D, {settings.told(threads)}: {same_work(found)}"
 
 
 def same_work(found: dict[str, list[Figures]]) -> str:

@@ -6,6 +6,7 @@ stored rollouts.
 """
 
 import json
+import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from stages.contract.workspace import Job, open_stage
 from tests.benchmarks.reward import reward
 
 ROOT = Path(__file__).parents[2]
-CACHE = ROOT / "artifacts" / ".benchmarks"
+CACHE = Path(os.environ.get("GRPO_BENCHMARKS", ROOT / "artifacts" / ".benchmarks"))
 SMOLLM2 = ROOT / "artifacts" / ".models" / "smollm2"
 NEVER = "<empty_output>"
 """Ends completions of work B in place of SmolLM2's own end token: it is not drawn, so that all have 64 tokens."""
@@ -75,8 +76,9 @@ class Work:
 WORKS = {
     work.name: work
     for work in (
-        Work("b", 8, 8, 64, 64, None),
-        Work("c", 16, 4, 50, 1000, Llama(256, 4, 4096), prompt_tokens=64),
+        Work("small", 2, 4, 3, 9, Llama(64, 1, 100), prompt_tokens=5),
+        Work("b", 8, 8, 64, 64, None, micro_batch_tokens=768),
+        Work("c", 16, 4, 50, 1000, Llama(256, 4, 4096), prompt_tokens=64, micro_batch_tokens=2048),
         Work("d", 8, 8, 64, 64, Llama(256, 2, 150_000), prompt_tokens=16, micro_batch_tokens=8 * 8 * 80),
         *(Work(f"completions-{n}", 4 * n, 4, 64, 64, Llama(256, 4, 4096), 64) for n in (1, 4, 16)),
         *(Work(f"lengths-{n}", 4, 4, 64 * n, 64 * n, Llama(256, 4, 4096), 64) for n in (4,)),
