@@ -40,7 +40,7 @@ def measure(settings: Settings) -> Part:
             found[f"{stage}, {what}"] = micro
             settings.say(f"{name}: {told}")
     plot(found, threads)
-    return Part(rows, f"medians of {settings.runs} runs in turn after one to warm up, {settings.told(threads)}.")
+    return Part(rows, f"{settings.told_runs()} after one to warm up, {settings.told(threads)}.")
 
 
 def plot(found: Found, threads: int) -> None:

@@ -96,7 +96,7 @@ def measure(settings: Settings) -> Part:
         rows.append(Row("… pipeline tax, the rest of the whole", f"{tax:.1%}", "", None, f"≤ {TAX:.0%}", tax <= TAX))
         told.append(f"{settings.told(threads)}: TRL's micro-batch is {size}, its saving {other['save']:.1f} s a step")
         plot(one, other, RESULTS / "fast-iteration.png", settings.told(threads))
-    return Part(rows, "; ".join(told) + ".")
+    return Part(rows, f"B, {settings.told_runs()}; " + "; ".join(told) + ".")
 
 
 def beside_trl(settings: Settings, threads: int, micro_batch: int) -> tuple[list[Figures], list[Figures]]:

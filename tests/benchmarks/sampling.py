@@ -35,6 +35,4 @@ def measure(settings: Settings) -> Part:
                 peaks[0] / peaks[1],
             )
         )
-    return Part(
-        rows, f"medians of {settings.runs} runs in turn, each side in a process of its own, after one to warm up."
-    )
+    return Part(rows, f"B, {settings.told_runs()}.")

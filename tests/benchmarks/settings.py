@@ -26,3 +26,7 @@ class Settings:
     def told(self, threads: int) -> str:
         """So many threads, in words."""
         return f"{threads} thread{'s' if threads > 1 else ''}"
+
+    def told_runs(self) -> str:
+        """How often each side was measured, in words."""
+        return f"medians of {self.runs} runs in turn" if self.runs > 1 else "one run of each side"

@@ -53,7 +53,9 @@ def measure_wide(settings: Settings) -> Part:
         at_most("update, D, peak memory beside a plain pass", *peaks, WIDE_MEMORY, "MiB"),
         at_most("… its time", *seconds, WIDE_TIME, "s"),
     ]
-    return Part(rows, f"D, {settings.told(threads)}: forward and backward passes; {same_work(found)}")
+    return Part(
+        rows, f"D, {settings.told(threads)}, {settings.told_runs()}: forward and backward passes; {same_work(found)}"
+    )
 
 
 def measured(settings: Settings, name: str, threads: int) -> Part:
@@ -80,8 +82,8 @@ def beside_trl(settings: Settings, name: str, threads: int) -> tuple[dict[str, l
     ):
         found = in_turns({"ours": mine, "TRL": theirs}, settings.runs, settings.say)
     return found, (
-        f"{name.upper()}, {settings.told(threads)}: TRL's micro-batch is {size}, its best of {trl.MICRO_BATCHES}; "
-        f"{same_work(found)}"
+        f"{name.upper()}, {settings.told(threads)}, {settings.told_runs()}: TRL's micro-batch is {size}, its best of "
+        f"{trl.MICRO_BATCHES}; {same_work(found)}"
     )
 
 
