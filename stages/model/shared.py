@@ -7,12 +7,18 @@ Dimensions: U different prompts, P positions of the padded prompts, B rows, S po
 tokens of all rows in row order, X what the model gives for a position.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
+
+from stages.model.batch import micro_batches, shared_batches
+
+ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}
+"""Layers that leave keys and values; what others leave is changed in place, which gradients do not bear."""
 
 
 @dataclass(frozen=True)
@@ -46,15 +52,53 @@ class TokenBatch:
     """The temperature that each completion token was drawn with."""
 
 
+def shares_prompts(model: PreTrainedModel) -> bool:
+    """Whether a prompt can be computed once for several rows: all layers of the model are attention."""
+    own: Any = model
+    kinds = getattr(own.config.get_text_config(), "layer_types", None) or []
+    return set(kinds) <= ATTENTION and not own._is_stateful
+
+
+def token_batches(
+    model: PreTrainedModel,
+    prompts: Sequence[Sequence[int]],
+    completions: Sequence[Sequence[int]],
+    temperatures: Sequence[float],
+    budget: int,
+    device: str,
+) -> Iterator[tuple[list[int], TokenBatch]]:
+    """Micro-batches of at most `budget` padded tokens, each with the numbers of its rows."""
+    lengths = [len(completion) for completion in completions]
+    if share := shares_prompts(model):
+        parts = shared_batches(prompts, lengths, budget)
+    else:
+        parts = micro_batches([len(p) + n for p, n in zip(prompts, lengths, strict=True)], budget)
+    for part in parts:
+        asked, answers = [prompts[row] for row in part], [completions[row] for row in part]
+        yield part, collate(asked, answers, [temperatures[row] for row in part], device, share)
+
+
 def collate(
-    prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]], temperatures: Sequence[float], device: str
+    prompts: Sequence[Sequence[int]],
+    completions: Sequence[Sequence[int]],
+    temperatures: Sequence[float],
+    device: str,
+    share: bool = True,
 ) -> TokenBatch:
-    """A batch from token ids, with a prefix where rows share a prompt; a temperature of 0 (greedy) counts as 1."""
+    """A batch from token ids; a temperature of 0 (greedy) counts as 1.
+
+    Args:
+        prompts: of each row, one token at least.
+        completions: of each row.
+        temperatures: that each row was drawn with.
+        device: where it is made.
+        share: whether prompts that several rows have become a prefix.
+    """
     assert all(prompts), "a first token needs something before it"
     keys = [tuple(prompt) for prompt in prompts]
     different = {key: place for place, key in enumerate(dict.fromkeys(keys))}
     lengths = [len(completion) for completion in completions]
-    if len(different) < len(keys):
+    if share and len(different) < len(keys):
         firsts = [different[key] for key in keys]
         ids_UP, mask_UP = _padded(list(different), left=True)
         ids_BS, mask_BS = _padded([completion[:-1] for completion in completions])

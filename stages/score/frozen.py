@@ -9,11 +9,10 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from stages.contract.progress import Progress
-from stages.model.batch import shared_batches
 from stages.model.critic import token_values
 from stages.model.load import load_model
 from stages.model.logprobs import token_logprobs
-from stages.model.shared import TokenBatch, collate
+from stages.model.shared import TokenBatch, token_batches
 
 
 def reference_logprobs(
@@ -21,19 +20,24 @@ def reference_logprobs(
 ) -> list[list[float]]:
     """For each rollout the reference policy's log-probabilities [T] (nats) of its completion tokens."""
     model = load_model(policy, device)
-    return _each_token(rollouts, lambda batch: token_logprobs(model, batch)[0], micro_batch_tokens, device, progress)
+    return _each_token(
+        rollouts, model, lambda batch: token_logprobs(model, batch)[0], micro_batch_tokens, device, progress
+    )
 
 
 def critic_values(
     rollouts: pl.DataFrame, critic: PreTrainedModel, micro_batch_tokens: int, device: str, progress: Progress
 ) -> list[list[float]]:
     """For each rollout the critic's values [T] (units of the reward) before each of its completion tokens."""
-    return _each_token(rollouts, lambda batch: token_values(critic, batch), micro_batch_tokens, device, progress)
+    return _each_token(
+        rollouts, critic, lambda batch: token_values(critic, batch), micro_batch_tokens, device, progress
+    )
 
 
 @torch.no_grad()
 def _each_token(
     rollouts: pl.DataFrame,
+    model: PreTrainedModel,
     figure: Callable[[TokenBatch], Tensor],
     micro_batch_tokens: int,
     device: str,
@@ -43,10 +47,7 @@ def _each_token(
     temperatures = rollouts["temperature"].to_list()
     out: list[list[float]] = [[] for _ in prompts]
     done = 0
-    for rows in shared_batches(prompts, [len(c) for c in completions], micro_batch_tokens):
-        batch = collate(
-            [prompts[i] for i in rows], [completions[i] for i in rows], [temperatures[i] for i in rows], device
-        )
+    for rows, batch in token_batches(model, prompts, completions, temperatures, micro_batch_tokens, device):
         parts = figure(batch).split([len(completions[i]) for i in rows])
         for i, part in zip(rows, parts, strict=True):
             out[i] = part.tolist()

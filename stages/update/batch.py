@@ -7,13 +7,13 @@ import numpy as np
 import polars as pl
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from stages.contract import tables
 from stages.contract.columns import CONSTANT_GROUP, KEY
 from stages.contract.errors import ArtifactError, ConfigError
 from stages.contract.seeds import derive
-from stages.model.batch import shared_batches
-from stages.model.shared import TokenBatch, collate
+from stages.model.shared import TokenBatch, token_batches
 
 
 @dataclass(frozen=True)
@@ -54,9 +54,12 @@ def rows_told(rows: Sequence[TrainingRow]) -> str:
     return f"of the batch's {len(rows)} rows {told}: {', '.join(named[:8])}{more}"
 
 
-def row_batches(rows: Sequence[TrainingRow], budget: int) -> list[list[int]]:
-    """The rows' numbers in micro-batches of at most `budget` padded tokens."""
-    return shared_batches([row.prompt for row in rows], [len(row.completion) for row in rows], budget)
+def row_batches(
+    model: PreTrainedModel, rows: Sequence[TrainingRow], budget: int, device: str
+) -> Iterator[tuple[list[int], TokenBatch]]:
+    """The rows in micro-batches of at most `budget` padded tokens, each with the numbers of its rows."""
+    prompts, completions = [row.prompt for row in rows], [row.completion for row in rows]
+    return token_batches(model, prompts, completions, [row.temperature for row in rows], budget, device)
 
 
 def row_runs(lengths: Sequence[int], limit: int) -> Iterator[tuple[slice, slice]]:
@@ -73,13 +76,6 @@ def row_runs(lengths: Sequence[int], limit: int) -> Iterator[tuple[slice, slice]
             first, begin = row, end
         end += length
     yield slice(first, len(lengths)), slice(begin, end)
-
-
-def collate_rows(rows: Sequence[TrainingRow], device: str) -> TokenBatch:
-    """The rows as one padded batch."""
-    return collate(
-        [row.prompt for row in rows], [row.completion for row in rows], [row.temperature for row in rows], device
-    )
 
 
 def training_rows(

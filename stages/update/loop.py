@@ -19,7 +19,6 @@ from stages.model.logprobs import chunk_tokens, head_logprobs, token_logprobs, t
 from stages.model.optim import Optimizer
 from stages.update.batch import (
     TrainingRow,
-    collate_rows,
     kept_tokens,
     optimizer_batches,
     row_batches,
@@ -46,10 +45,9 @@ def without_old_policy(rows: int, config: UpdateConfig, seed: int) -> list[int]:
 def with_old_policy(model: PreTrainedModel, rows: Sequence[TrainingRow], budget: int, device: str) -> list[TrainingRow]:
     """The rows with the log-probabilities and entropies [T] that the trainer's own model gives before it is changed."""
     out = list(rows)
-    for part in row_batches(rows, budget):
-        chosen = [rows[i] for i in part]
-        lengths = [len(row.completion) for row in chosen]
-        logprobs_N, entropy_N = token_logprobs(model, collate_rows(chosen, device))
+    for part, batch in row_batches(model, rows, budget, device):
+        lengths = [len(rows[i].completion) for i in part]
+        logprobs_N, entropy_N = token_logprobs(model, batch)
         parts = zip(part, logprobs_N.cpu().split(lengths), entropy_N.cpu().split(lengths), strict=True)
         for i, logprobs_T, entropy_T in parts:
             out[i] = replace(rows[i], old_T=logprobs_T, entropy_T=entropy_T)
@@ -141,7 +139,7 @@ def _check_useful(
     Those of all steps but the last one were told by the next step's loss.
     """
     short = [replace(row, prompt=row.prompt[:PROBED], completion=row.completion[:PROBED]) for row in rows[:PROBED]]
-    batch = collate_rows(short, device)
+    [(_, batch)] = row_batches(model, short, 2 * PROBED**2, device)
     given = [("policy's log-probabilities", "learning_rate", token_logprobs(model, batch)[0])]
     if critic is not None:
         given.append(("critic's values", "critic_learning_rate", token_values(critic.model, batch)))
@@ -181,8 +179,7 @@ def accumulate(
         rows = [replace(row, kept_T=kept_T) for row, kept_T in zip(rows, kept, strict=True)]
     bonus = config.entropy.bonus > 0
     out = list(rows)
-    for part in row_batches(rows, config.micro_batch_tokens):
-        batch = collate_rows([rows[i] for i in part], device)
+    for part, batch in row_batches(model, rows, config.micro_batch_tokens, device):
         states_NH = token_states(model, batch)
         gradients = []
         for some, at in row_runs([len(rows[i].completion) for i in part], chunk_tokens(model)):

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from stages.contract.metrics import Meter
 from stages.model.critic import token_values
 from stages.model.optim import Optimizer
-from stages.update.batch import TrainingRow, collate_rows, row_batches
+from stages.update.batch import TrainingRow, row_batches
 from stages.update.loss.value import value_loss
 
 
@@ -31,9 +31,9 @@ def accumulate_values(
 ) -> None:
     """Adds the gradient of the mean value loss over the tokens of one optimizer batch to the critic's parameters'."""
     tokens = sum(len(row.completion) for row in rows)
-    for part in row_batches(rows, micro_batch_tokens):
+    for part, batch in row_batches(trainee.model, rows, micro_batch_tokens, device):
         chosen = [rows[i] for i in part]
-        values_N = token_values(trainee.model, collate_rows(chosen, device))
+        values_N = token_values(trainee.model, batch)
         old_N = _joined([row.values_T for row in chosen], device)
         returns_N = _joined([row.returns_T for row in chosen], device)
         loss = value_loss(values_N, returns_N, old_N, trainee.clip).sum() / tokens

@@ -10,10 +10,9 @@ from transformers import PreTrainedModel
 from stages.contract.errors import DivergenceError
 from stages.contract.progress import Progress
 from stages.contract.seeds import derive
-from stages.model.batch import shared_batches
 from stages.model.logprobs import token_logprobs
 from stages.model.optim import Optimizer
-from stages.model.shared import collate
+from stages.model.shared import token_batches
 from stages.warmstart.config import TuningConfig
 
 Pair = tuple[list[int], list[int]]
@@ -34,8 +33,10 @@ def tune(
         rows = [pairs[i] for i in chosen]
         tokens = sum(len(completion) for _, completion in rows)
         loss = 0.0
-        for part in shared_batches([p for p, _ in rows], [len(c) for _, c in rows], config.micro_batch_tokens):
-            batch = collate([rows[i][0] for i in part], [rows[i][1] for i in part], [1.0] * len(part), device)
+        prompts, completions = zip(*rows, strict=True)
+        for _, batch in token_batches(
+            model, prompts, completions, [1.0] * len(rows), config.micro_batch_tokens, device
+        ):
             share = -token_logprobs(model, batch)[0].sum() / tokens
             torch.autograd.backward(share)
             loss += float(share.detach())

@@ -6,7 +6,9 @@ from transformers import (
     AutoModelForCausalLM,
     Gemma3TextConfig,
     GPT2Config,
+    Lfm2Config,
     LlamaConfig,
+    MambaConfig,
     MistralConfig,
     Qwen3Config,
 )
@@ -14,7 +16,7 @@ from transformers import (
 from stages.contract.errors import ModelError
 from stages.model.load import load_model
 from stages.model.logprobs import check_head, token_logprobs
-from stages.model.shared import collate
+from stages.model.shared import collate, shares_prompts, token_batches
 
 PROMPTS = [[5, 6, 7], [8, 9, 10, 11, 12], [3]]
 COMPLETIONS = [[20, 21, 1], [30], [40, 41, 42, 43, 44]]
@@ -68,6 +70,10 @@ FAMILIES = {
     "gpt2": GPT2Config(n_embd=32, n_layer=2, n_head=4, n_positions=64),
     "a sliding window shorter than the prompts": MistralConfig(num_key_value_heads=2, head_dim=8, sliding_window=3),
     "windows in some layers": Gemma3TextConfig(num_key_value_heads=2, head_dim=8, sliding_window=4),
+    "convolutions in some layers": Lfm2Config(
+        num_key_value_heads=2, num_hidden_layers=2, layer_types=["conv", "full_attention"]
+    ),
+    "no attention": MambaConfig(state_size=4),
 }
 
 
@@ -76,23 +82,24 @@ def test_a_shared_prompt_is_the_same_to_every_family_of_models(config):
     small = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
     for name, value in ({} if config.model_type == "gpt2" else small).items():
         setattr(config, name, value)
-    config.vocab_size, config.layer_types = 97, layers(config)
+    config.vocab_size = 97
+    if kinds := getattr(config, "layer_types", None):
+        config.layer_types = [kinds[0], "full_attention"]
     torch.manual_seed(3)
     model = AutoModelForCausalLM.from_config(config).eval()
     rows = (SHARED, ANSWERS, HEAT)
-    token_logprobs(model, collate(*rows, "cpu"))[0].sum().backward()
+    assert shares_prompts(model) == (
+        not {"conv", "mamba"} & {*(getattr(config, "layer_types", None) or ()), config.model_type}
+    )
+    [(order, batch)] = token_batches(model, *rows, 1000, "cpu")
+    assert (batch.prefix is not None) == shares_prompts(model) and sorted(order) == list(range(len(SHARED)))
+    token_logprobs(model, batch)[0].sum().backward()
     got = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
     model.zero_grad()
     sum(plain(model, *row)[0].sum() for row in zip(*rows, strict=True)).backward()
     for name, gradient in got.items():
         expected = model.get_parameter(name).grad
         assert (gradient - expected).norm() < 2e-5 * max(expected.norm(), 1e-2), name
-
-
-def layers(config):
-    """The kinds of a model's two layers, where its configuration names them."""
-    kinds = getattr(config, "layer_types", None)
-    return None if kinds is None else ["sliding_attention" if config.sliding_window else "full_attention", kinds[-1]]
 
 
 def test_no_tensor_as_large_as_batch_times_length_times_vocabulary_is_ever_made(tiny_policy):
