@@ -6,13 +6,17 @@ that is coming from one that was lost.
 
 import errno
 import fcntl
+import mmap
 import os
 import threading
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
 from stages.contract.commit import aside, sync
+from stages.contract.digest import parts_digest, remember
+from stages.contract.manifest import FileRecord
 from stages.contract.storage import storage_errors
 
 PIECE = 1 << 24
@@ -35,6 +39,7 @@ class Growing:
     def __init__(self, path: Path, content: Content) -> None:
         """Takes the room beside `path`, so that a full disk is told before anything is committed."""
         self.name = path.name
+        self.record = FileRecord(digest=parts_digest(content.parts()), size=content.size)
         self._content = content
         self._lock = os.open(aside(path), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
         try:
@@ -50,6 +55,7 @@ class Growing:
         try:
             if pour(growing, self._content.parts(), given_up):
                 growing.replace(folder / self.name)
+                remember(folder / self.name, self.record.digest)
                 sync(folder)
         finally:
             growing.unlink(missing_ok=True)
@@ -65,15 +71,43 @@ class Growing:
 def pour(path: Path, parts: Iterable[memoryview], given_up: threading.Event) -> bool:
     """Writes `parts` into a file that is there, piece by piece, and syncs it; whether it came to the end."""
     with path.open("r+b", buffering=0) as file:
-        for part in parts:
-            for start in range(0, len(part), PIECE):
-                left = part[start : start + PIECE]
-                while len(left):
-                    if given_up.is_set():
-                        return False
-                    left = left[file.write(left) or 0 :]
+        for piece in _pieces(parts):
+            if given_up.is_set():
+                return False
+            _write(file.fileno(), piece)
         os.fsync(file.fileno())
     return True
+
+
+def _pieces(parts: Iterable[memoryview]) -> Iterator[memoryview]:
+    """The same bytes in pieces of one size, the last one shorter, each at the beginning of a page of memory."""
+    buffer = memoryview(mmap.mmap(-1, PIECE))
+    filled = 0
+    for left in parts:
+        while len(left):
+            count = min(PIECE - filled, len(left))
+            buffer[filled : filled + count] = left[:count]
+            filled, left = filled + count, left[count:]  # noqa: PLW2901 - what is left of it
+            if filled == PIECE:
+                yield buffer
+                filled = 0
+    if filled:
+        yield buffer[:filled]
+
+
+def _write(file: int, piece: memoryview) -> None:
+    """Writes a piece; a whole one past the page cache, where that is possible.
+
+    Room in the cache costs as much of the cores, which the work that goes on wants, as all the rest.
+    """
+    flags, done = fcntl.fcntl(file, fcntl.F_GETFL), 0
+    if len(piece) == PIECE:
+        with suppress(OSError):  # what is wrong beside that is told below
+            fcntl.fcntl(file, fcntl.F_SETFL, flags | os.O_DIRECT)
+            done = os.write(file, piece)
+        fcntl.fcntl(file, fcntl.F_SETFL, flags)
+    while done < len(piece):
+        done += os.write(file, piece[done:])
 
 
 def _take_room(descriptor: int, size: int) -> None:

@@ -5,12 +5,38 @@ from pathlib import Path
 
 from blake3 import blake3
 
+LARGE = 1 << 24
+"""Bytes from which on it pays to remember a file's digest."""
+_known: dict[tuple[int, ...], str] = {}
+
 
 def file_digest(path: Path) -> str:
     """Digest of a file's bytes."""
     hasher = blake3(max_threads=blake3.AUTO)
     hasher.update_mmap(path)
     return hasher.hexdigest()
+
+
+def known_digest(path: Path) -> str:
+    """The same; a large file that this process has read or written, and that nobody has touched since, is not read."""
+    state = _state(path)
+    if state not in _known:
+        digest = file_digest(path)
+        if path.stat().st_size < LARGE or _state(path) != state:
+            return digest
+        _known[state] = digest
+    return _known[state]
+
+
+def remember(path: Path, digest: str) -> None:
+    """Notes the digest of a file that was just written from memory."""
+    _known[_state(path)] = digest
+
+
+def _state(path: Path) -> tuple[int, ...]:
+    """What becomes another when a file does; its change time nobody can set."""
+    stat = path.stat()
+    return (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
 
 
 def parts_digest(parts: Iterable[memoryview]) -> str:

@@ -17,7 +17,7 @@ from stages.contract.background import Background, Content, Growing, await_all, 
 from stages.contract.columns import Table
 from stages.contract.commit import aside, commit, discard, next_superseded
 from stages.contract.config import config_digest
-from stages.contract.digest import file_digest, names_digest, parts_digest
+from stages.contract.digest import known_digest, names_digest
 from stages.contract.errors import ArtifactError
 from stages.contract.manifest import FileRecord, Manifest, code_version, package_versions, read_manifest
 from stages.contract.paths import RunPaths
@@ -56,7 +56,7 @@ class Workspace:
     _inputs: dict[str, FileRecord] = field(default_factory=dict)
     _rows: dict[str, int] = field(default_factory=dict)
     _background: Background | None = None
-    _growing: dict[str, tuple[Growing, FileRecord]] = field(default_factory=dict)
+    _growing: dict[str, Growing] = field(default_factory=dict)
     _started: datetime = field(default_factory=lambda: datetime.now(UTC))
     _clock: float = field(default_factory=time.perf_counter)
 
@@ -78,7 +78,7 @@ class Workspace:
             self._await(path)
         if not path.is_file():
             raise ArtifactError(f"{path}: missing{self._never_made(path) or self._remedy(path)}")
-        record = FileRecord(digest=file_digest(path), size=path.stat().st_size)
+        record = FileRecord(digest=known_digest(path), size=path.stat().st_size)
         made_by = self.paths.stage_of(path)
         if made_by is not None:
             manifest = read_manifest(made_by)
@@ -134,8 +134,7 @@ class Workspace:
 
         Its room on the disk is taken now. Without a background it is written before the stage is done.
         """
-        growing = Growing(self.folder / name, content)
-        self._growing[name] = growing, FileRecord(digest=parts_digest(content.parts()), size=content.size)
+        self._growing[name] = Growing(self.folder / name, content)
 
     def drop(self, reason: str, count: int = 1) -> None:
         """Counts rows that are left out; a count of 0 leaves no trace."""
@@ -161,10 +160,10 @@ class Workspace:
         files = sorted(path for path in self.folder.rglob("*") if path.is_file() and path not in coming)
         names = {path.relative_to(self.folder).as_posix(): path for path in files}
         written = {
-            name: FileRecord(digest=file_digest(path), size=path.stat().st_size, rows=self._rows.get(name))
+            name: FileRecord(digest=known_digest(path), size=path.stat().st_size, rows=self._rows.get(name))
             for name, path in names.items()
         }
-        return dict(sorted((written | {name: record for name, (_, record) in self._growing.items()}).items()))
+        return dict(sorted((written | {name: growing.record for name, growing in self._growing.items()}).items()))
 
     def manifest(self, job: Job, stage: str, config: dict[str, Any]) -> Manifest:
         """The manifest of what was read and written so far, and of all that the desk has noted."""
@@ -192,7 +191,7 @@ class Workspace:
 
     def growing(self) -> list[Growing]:
         """The files that are still to be written."""
-        return [growing for growing, _ in self._growing.values()]
+        return list(self._growing.values())
 
     def _await(self, path: Path) -> None:
         """Waits for a file that may be being written, by this process or another."""

@@ -9,6 +9,7 @@ from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
+from stages.contract.digest import file_digest, names_digest
 from stages.contract.errors import ModelError
 from stages.contract.policy import base_of
 from stages.model.adapter import is_adapted, load_adapter, save_adapter
@@ -65,6 +66,19 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """
     if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "tokenizer_config.json")):
         raise ModelError(f"{folder}: no tokenizer.json; save the tokenizer into the model's folder")
+    files = [path for path in folder.iterdir() if path.is_file() and path.suffix not in WEIGHTS]
+    digest = names_digest({path.name: file_digest(path) for path in files})
+    if digest not in _tokenizers:
+        _tokenizers.clear()
+        _tokenizers[digest] = _read_tokenizer(folder)
+    return _tokenizers[digest]
+
+
+_tokenizers: dict[str, PreTrainedTokenizerBase] = {}
+"""The last one that was loaded, by the digest of the files beside the weights: all policies of a run have the same."""
+
+
+def _read_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False

@@ -13,11 +13,13 @@ from stages.contract.adaptive import next_coefficient
 from stages.contract.columns import ADVANTAGES, ROLLOUTS, SCORES, STEPS
 from stages.contract.config import deciding
 from stages.contract.errors import ConfigError, DivergenceError
+from stages.contract.manifest import read_manifest
 from stages.contract.metrics import Meter
-from stages.contract.policy import take_policy
+from stages.contract.policy import adapter_digest, take_policy
 from stages.contract.seeds import derive
 from stages.contract.weights import Serialised, read_tensors, write_tensors
 from stages.contract.workspace import Job, Workspace, open_stage
+from stages.model import held
 from stages.model.adapter import add_adapter, check_adapter, is_adapted
 from stages.model.config import CriticConfig, OptimizerConfig
 from stages.model.critic import former_critic, save_critic
@@ -88,6 +90,8 @@ def run(job: Job, config: UpdateConfig, critic: CriticConfig | None = None) -> N
         names = sorted({name for step in steps for name in step} | {field.name for field in STEPS.fields})
         columns = {name: [step.get(name) for step in steps] for name in names}
         desk.write("steps.parquet", tables.frame(STEPS, columns), STEPS)
+    if job.device == "cpu" and not is_adapted(model):  # a GPU's memory is the sampler's until the next update
+        _hold(job, trained)
 
 
 @dataclass(frozen=True)
@@ -102,12 +106,26 @@ class Trained:
 def _former(job: Job, desk: Workspace, config: UpdateConfig, critic: CriticConfig | None) -> Trained:
     """All as iteration k-1 left it."""
     parent = job.paths.policy(job.iteration - 1)
-    desk.notes["parent_digest"] = take_policy(desk, parent)
-    model = load_model(parent, job.device)
+    desk.notes["parent_digest"] = digest = take_policy(desk, parent)
+    model = held.take(digest)
+    model = load_model(parent, job.device) if model is None else model.to(job.device)
     adapt(model, config, job.iteration, derive(job.seed, "lora"))
     check_head(model)
     optimizer = _optimizer(job, desk, model, config.optimizer, OPTIMIZER)
     return Trained(model, optimizer, _trainee(job, desk, critic) if critic else None)
+
+
+def _hold(job: Job, trained: Trained) -> None:
+    """Keeps in memory what the next iteration begins with."""
+    manifest = read_manifest(job.paths.stage(job.iteration, "update"))
+    assert manifest is not None, "it was just written"
+    things = {
+        adapter_digest(manifest.outputs): trained.model,
+        manifest.outputs[OPTIMIZER].digest: trained.optimizer.state(),
+    }
+    if trained.trainee is not None:
+        things[manifest.outputs[CRITIC_OPTIMIZER].digest] = trained.trainee.optimizer.state()
+    held.hold(things)
 
 
 def _steps(
@@ -186,7 +204,9 @@ def _optimizer(job: Job, desk: Workspace, model: PreTrainedModel, config: Optimi
     """A model's optimizer, which goes on where the iteration before left it."""
     optimizer = Optimizer(model, config)
     if job.iteration > 1:
-        optimizer.restore(read_tensors(desk.take(job.paths.stage(job.iteration - 1, "update") / name)))
+        path = desk.take(job.paths.stage(job.iteration - 1, "update") / name)
+        state = held.take(desk.inputs()[job.paths.relative(path)].digest)
+        optimizer.restore(read_tensors(path) if state is None else state)
     return optimizer
 
 

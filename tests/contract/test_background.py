@@ -8,13 +8,14 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from stages.contract.background import Background, Growing, await_all, is_coming, pour
+from stages.contract.background import PIECE, Background, Growing, await_all, is_coming, pour
 from stages.contract.commit import aside, finish
 from stages.contract.digest import file_digest, parts_digest
 from stages.contract.errors import ArtifactError, StorageError
@@ -120,6 +121,15 @@ def test_without_a_background_it_is_there_with_the_commit(paths: RunPaths) -> No
     manifest = read_manifest(large.parent)
     assert manifest is not None
     assert manifest.outputs["large"].digest == file_digest(large)
+
+
+def test_a_file_of_several_pieces_is_its_parts_one_after_the_other(tmp_path: Path) -> None:
+    whole = torch.randint(0, 256, (2 * PIECE + 12_345,), dtype=torch.uint8, generator=torch.manual_seed(1)).numpy().data
+    cuts = [0, 8, 5000, PIECE - 1, PIECE + 7, len(whole)]
+    path = tmp_path / "large"
+    path.touch()
+    assert pour(path, (whole[a:b] for a, b in pairwise(cuts)), threading.Event())
+    assert path.read_bytes() == bytes(whole)
 
 
 def test_a_stage_that_fails_leaves_no_trace_of_it(paths: RunPaths) -> None:

@@ -1,6 +1,7 @@
 """Seeds, metrics, digests and paths."""
 
 import math
+import os
 from fractions import Fraction
 from pathlib import Path
 
@@ -9,7 +10,8 @@ from blake3 import blake3
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stages.contract.digest import file_digest, names_digest
+from stages.contract import digest as digests
+from stages.contract.digest import file_digest, known_digest, names_digest
 from stages.contract.errors import ConfigError
 from stages.contract.metrics import Meter, mean
 from stages.contract.paths import RunPaths
@@ -117,6 +119,22 @@ def test_a_file_digest_is_that_of_its_bytes(tmp_path: Path) -> None:
         path.write_bytes(content)
         assert file_digest(path) == blake3(content).hexdigest()
     assert blake3(b"").hexdigest() == "af1349b9f5f9a1a6a0404dea36dcc9499bcb25c9adc112b7cc9a93cae41f3262"
+
+
+def test_a_large_file_is_read_again_once_it_was_touched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, read = tmp_path / "weights", []
+    monkeypatch.setattr(digests, "file_digest", lambda path: read.append(path) or file_digest(path))
+    monkeypatch.setattr(digests, "LARGE", 4)
+    path.write_bytes(b"policy")
+    times = path.stat()
+    assert [known_digest(path) for _ in range(3)] == [blake3(b"policy").hexdigest()] * 3
+    assert len(read) == 1
+    path.write_bytes(b"polish")
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert known_digest(path) == blake3(b"polish").hexdigest()
+    path.write_bytes(b"abc")  # a small one is read each time
+    assert [known_digest(path) for _ in range(2)] == [blake3(b"abc").hexdigest()] * 2
+    assert len(read) == 4
 
 
 def test_a_folder_digest_depends_on_names_and_contents_but_not_on_order() -> None:

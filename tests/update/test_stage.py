@@ -125,6 +125,19 @@ def test_the_stages_of_ppo_done_again_give_the_same_bytes(started):
     assert {stage: digests(started, 2, stage) for stage in before} == before
 
 
+def test_what_the_process_holds_of_the_iteration_before_gives_the_bytes_that_the_disk_gives(started, monkeypatch):
+    critic = CriticConfig(optimizer={"learning_rate": 1e-3})
+    one_iteration(started, 1, SHORT, LEARNING, method=Gae(type="gae"), critic=critic)
+    read = []
+    monkeypatch.setattr(update, "read_tensors", lambda path: read.append(path.name) or read_tensors(path))
+    one_iteration(started, 2, SHORT, LEARNING, method=Gae(type="gae"), critic=critic)
+    assert not read
+    held = digests(started, 2, "update")
+    update.run(Job(started, 2, seed=1), LEARNING, critic)  # what is held by now is of iteration 2
+    assert read == ["optimizer.safetensors", "critic_optimizer.safetensors"]
+    assert digests(started, 2, "update") == held
+
+
 def test_a_critic_of_its_own_folder_is_where_iteration_1_begins(started):
     critic = CriticConfig(optimizer={"learning_rate": 1e-3})
     one_iteration(started, 1, SHORT, LEARNING, method=Gae(type="gae"), critic=critic)
