@@ -29,7 +29,7 @@ from stages.update.config import UpdateConfig
 from stages.update.objective import LossInputs, derived, loss_of
 from stages.update.value import Trainee, accumulate_values
 
-PROBED = 8
+PROBED = 4
 """Rows, and tokens of prompt and completion of each, on which the policy is tried after the last step."""
 
 
@@ -134,17 +134,18 @@ def _check_useful(
     last: dict[str, float],
     critic: Trainee | None,
 ) -> None:
-    """Refuses finite weights that give no finite numbers any more, by a pass over the beginnings of a few rows.
+    """Refuses finite weights that give no finite numbers any more, by a pass over the beginning of each of a few rows.
 
     Those of all steps but the last one were told by the next step's loss.
     """
     short = [replace(row, prompt=row.prompt[:PROBED], completion=row.completion[:PROBED]) for row in rows[:PROBED]]
-    [(_, batch)] = row_batches(model, short, 2 * PROBED**2, device)
-    given = [("policy's log-probabilities", "learning_rate", token_logprobs(model, batch)[0])]
+    alone = [batch for _, batch in row_batches(model, short, 1, device)]
+    given = [("policy's log-probabilities", "learning_rate", [token_logprobs(model, batch)[0] for batch in alone])]
     if critic is not None:
-        given.append(("critic's values", "critic_learning_rate", token_values(critic.model, batch)))
-    for name, rate, values_N in given:
-        if not bool(values_N.isfinite().all()):
+        values = [token_values(critic.model, batch) for batch in alone]
+        given.append(("critic's values", "critic_learning_rate", values))
+    for name, rate, told in given:
+        if not all(bool(values_N.isfinite().all()) for values_N in told):
             raise DivergenceError(
                 f"optimizer step {last['step']}: at a learning rate of {last[rate]:g} the weights stay finite, but the "
                 f"{name} do not: lower it"

@@ -12,6 +12,7 @@ from flows.config import KeepConfig
 from flows.lineage import lineage
 from flows.perform import perform
 from flows.reading import sql
+from flows.resume import ITERATION
 from flows.retain import plan
 from flows.runs import History, chosen, open_run
 from flows.verify import verify
@@ -130,14 +131,17 @@ def test_what_the_rule_removed_is_counted_by_itself(paths: RunPaths) -> None:
 
 
 def test_what_makes_a_damaged_file_again_first_makes_what_the_rule_removed(paths: RunPaths) -> None:
-    optimizer, weights = (paths.stage(k, "update") / "optimizer.safetensors" for k in (1, 2))
+    for k in (3, 4):  # by this code, whose rounding need not be that of the code that made the kept iterations
+        for stage in ITERATION:
+            perform(paths.root, stage, k, {})
+    optimizer, weights = (paths.stage(k, "update") / "optimizer.safetensors" for k in (3, 4))
     weights.unlink()
-    assert [problem.remedy for problem in verify(paths).problems] == ["grpo stage update old --iteration 2"]
+    assert [problem.remedy for problem in verify(paths).problems] == ["grpo stage update old --iteration 4"]
     note_pruned(optimizer.parent, frozenset({optimizer.name}))
     optimizer.unlink()
     (problem,) = verify(paths).problems
-    assert problem.remedy == "grpo stage update old --iteration 1 && grpo stage update old --iteration 2"
-    for k in (1, 2):
+    assert problem.remedy == "grpo stage update old --iteration 3 && grpo stage update old --iteration 4"
+    for k in (3, 4):
         perform(paths.root, "update", k, {})
     assert verify(paths).problems == []
 

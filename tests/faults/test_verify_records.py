@@ -16,6 +16,7 @@ from flows.nights import new_night, read_night, write_night
 from flows.perform import perform
 from flows.promotion import promote, promotion
 from flows.records import VERSION
+from flows.resume import ITERATION
 from flows.runs import History, open_run
 from flows.verify import Problem, verify
 from stages.contract.errors import VersionError
@@ -50,8 +51,11 @@ def change(path: Path, **fields: Any) -> None:
 
 def test_records_that_are_true_are_no_problem(paths: RunPaths) -> None:
     assert problems(paths) == []
-    perform(paths.root, "update", 2, {})  # made again, as the parent made it: the record of the fork stays true
-    assert problems(paths) == []
+    for stage in ITERATION:
+        perform(paths.root, stage, 3, {})
+    grandchild = fork(paths.root.parent, "child", 3, "grandchild", {}, print)
+    perform(grandchild.root, "update", 3, {})  # made again, as the parent made it: the record of the fork stays true
+    assert problems(grandchild) == problems(paths) == []
 
 
 def test_a_record_that_cannot_be_read_is_named_with_what_to_do(paths: RunPaths) -> None:
