@@ -1,13 +1,17 @@
 """This project's side of the comparisons."""
 
 import itertools
+import os
 import shutil
+import tempfile
 import time
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+from stages.contract.paths import RunPaths
 from tests.benchmarks.side import Turns
-from tests.benchmarks.works import LEARNING_RATE, WORKS, make, model_folder, prompt_tokens
+from tests.benchmarks.works import CACHE, LEARNING_RATE, WORKS, make, model_folder, prompt_tokens
 
 
 def settings(work: str) -> dict[str, Any]:
@@ -20,7 +24,10 @@ def settings(work: str) -> dict[str, Any]:
 
 
 def update(turns: Turns, work: str) -> None:
-    """The stage `update`, from its tables to the written policy and optimizer state."""
+    """The stage `update`, from its tables to the written policy and optimizer state, iteration after iteration.
+
+    All have the same rollouts, as TRL's steps have; from the second one on there is an optimizer state.
+    """
     import polars as pl
 
     from stages.contract.manifest import read_manifest
@@ -28,21 +35,28 @@ def update(turns: Turns, work: str) -> None:
     from stages.update import stage
     from stages.update.config import UpdateConfig
 
-    paths = make(WORKS[work])
     config = UpdateConfig.model_validate(settings(work))
-    turns.imported()
-    while turns.wait():
-        begun = time.perf_counter()
-        stage.run(Job(paths, 1, seed=1), config)
-        whole = time.perf_counter() - begun
-        manifest = read_manifest(paths.stage(1, "update"))
-        assert manifest is not None
-        step = pl.read_parquet(paths.stage(1, "update") / "steps.parquet").row(0, named=True)
-        parts = manifest.timings
-        seconds = parts.get("old_logprobs", 0.0) + parts["train"]
-        told = {"loss": step["loss"], "gradient_norm": step["gradient_norm"]}
-        turns.done({"seconds": seconds, "whole": whole, **told})
-        shutil.rmtree(paths.root / "superseded", ignore_errors=True)
+    with tempfile.TemporaryDirectory(dir=CACHE) as folder:
+        paths = RunPaths(Path(folder) / "run")
+        shutil.copytree(make(WORKS[work]).root, paths.root, copy_function=os.link)
+        turns.imported()
+        for k in itertools.count(1):
+            if not turns.wait():
+                break
+            begun = time.perf_counter()
+            stage.run(Job(paths, k, seed=1), config)
+            whole = time.perf_counter() - begun
+            manifest = read_manifest(paths.stage(k, "update"))
+            assert manifest is not None
+            step = pl.read_parquet(paths.stage(k, "update") / "steps.parquet").row(0, named=True)
+            parts = manifest.timings
+            seconds = parts.get("old_logprobs", 0.0) + parts["train"]
+            told = {"loss": step["loss"], "gradient_norm": step["gradient_norm"]}
+            turns.done({"seconds": seconds, "whole": whole, **told})
+            for name in ("sample", "score", "advantage"):
+                shutil.copytree(paths.stage(1, name), paths.stage(k + 1, name), copy_function=os.link)
+            if k > 1:
+                shutil.rmtree(paths.stage(k - 1, "update"))
 
 
 def sampling(turns: Turns, work: str) -> None:
