@@ -35,10 +35,10 @@ def update(turns: Turns, work: str) -> None:
     from stages.update import stage
     from stages.update.config import UpdateConfig
 
-    config = UpdateConfig.model_validate(settings(work))
+    made, config = make(WORKS[work]), UpdateConfig.model_validate(settings(work))
     with tempfile.TemporaryDirectory(dir=CACHE) as folder:
         paths = RunPaths(Path(folder) / "run")
-        shutil.copytree(make(WORKS[work]).root, paths.root, copy_function=os.link)
+        shutil.copytree(made.root, paths.root, copy_function=os.link)
         turns.imported()
         for k in itertools.count(1):
             if not turns.wait():
