@@ -46,8 +46,6 @@ class TokenBatch:
     prefix's last positions [U], where there are any, followed by the rows' [B·S]."""
     targets_N: Tensor
     """The completion tokens."""
-    rows_N: Tensor
-    """The row of each completion token."""
     temperature_N: Tensor
     """The temperature that each completion token was drawn with."""
 
@@ -123,7 +121,6 @@ def collate(
         prefix,
         torch.cat(places).to(device),
         torch.tensor([token for completion in completions for token in completion], device=device),
-        torch.arange(len(keys)).repeat_interleave(counts).to(device),
         torch.tensor([t or 1.0 for t in temperatures]).repeat_interleave(counts).to(device),
     )
 

@@ -33,19 +33,26 @@ PROBED = 4
 """Rows, and tokens of prompt and completion of each, on which the policy is tried after the last step."""
 
 
-def without_old_policy(rows: int, config: UpdateConfig, seed: int) -> list[int]:
+def without_old_policy(rows: int, config: UpdateConfig, seed: int) -> frozenset[int]:
     """Numbers of the rows that need no pass of the old policy: the first optimizer step is taken from it, and its own
     forward pass tells their log-probabilities. All need one where entropies choose the tokens of that step."""
     if config.entropy.top < 1:
-        return []
-    return list(next(optimizer_batches(rows, config.epochs, config.minibatches, seed), (0, 0, []))[2])
+        return frozenset()
+    return frozenset(next(optimizer_batches(rows, config.epochs, config.minibatches, seed), (0, 0, []))[2])
 
 
 @torch.no_grad()
-def with_old_policy(model: PreTrainedModel, rows: Sequence[TrainingRow], budget: int, device: str) -> list[TrainingRow]:
-    """The rows with the log-probabilities and entropies [T] that the trainer's own model gives before it is changed."""
+def with_old_policy(
+    model: PreTrainedModel, rows: Sequence[TrainingRow], budget: int, device: str, spared: frozenset[int] = frozenset()
+) -> list[TrainingRow]:
+    """The rows with the log-probabilities and entropies [T] that the trainer's own model gives before it is changed.
+
+    Those whose numbers are `spared` stay as they are.
+    """
     out = list(rows)
-    for part, batch in row_batches(model, rows, budget, device):
+    asked = [i for i in range(len(rows)) if i not in spared]
+    for places, batch in row_batches(model, [rows[i] for i in asked], budget, device):
+        part = [asked[place] for place in places]
         lengths = [len(rows[i].completion) for i in part]
         logprobs_N, entropy_N = token_logprobs(model, batch)
         parts = zip(part, logprobs_N.cpu().split(lengths), entropy_N.cpu().split(lengths), strict=True)

@@ -62,11 +62,8 @@ def run(job: Job, config: UpdateConfig, critic: CriticConfig | None = None) -> N
             rows = [replace(row, old_T=row.sampler_T) for row in rows]
         else:
             with desk.timed("old_logprobs"):
-                own = without_old_policy(len(rows), config, _order(job))
-                asked = [i for i in range(len(rows)) if i not in own]
-                told = with_old_policy(trained.model, [rows[i] for i in asked], config.micro_batch_tokens, job.device)
-                for i, row in zip(asked, told, strict=True):
-                    rows[i] = row
+                spared = without_old_policy(len(rows), config, _order(job))
+                rows = with_old_policy(trained.model, rows, config.micro_batch_tokens, job.device, spared)
         factor = gpg_factor(*group_counts(rollouts, advantages)) if isinstance(config.loss, GpgLoss) else 1.0
         with desk.timed("train"):
             steps = _steps(job, desk, trained, rows, config, factor)

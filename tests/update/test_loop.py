@@ -176,11 +176,11 @@ def test_the_first_step_tells_the_old_policy_itself(tiny_policy, settings):
     rows, ends = rows_of(9), []
     spared = without_old_policy(len(rows), config, seed=7)
     assert len(spared) == len(rows) // config.minibatches
-    assert without_old_policy(len(rows), UpdateConfig(entropy={"top": 0.5}), seed=7) == []
-    for some in (set(range(len(rows))), set(range(len(rows))) - set(spared)):
+    assert without_old_policy(len(rows), UpdateConfig(entropy={"top": 0.5}), seed=7) == frozenset()
+    for left_out in (frozenset(), spared):
         model = load_model(tiny_policy, "cpu")
-        told = with_old_policy(model, rows, 4096, "cpu")
-        given = [told[i] if i in some else rows[i] for i in range(len(rows))]
+        given = with_old_policy(model, rows, 4096, "cpu", left_out)
+        assert {i for i, row in enumerate(given) if row.old_T is None} == left_out
         optimizer = Optimizer(model, OptimizerConfig(learning_rate=1e-2))
         ends.append((train(model, optimizer, given, config, 7, "cpu", no_progress), model.state_dict()))
     (steps, weights), (spared_steps, spared_weights) = ends
