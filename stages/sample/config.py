@@ -73,8 +73,8 @@ class SamplingConfig(Config):
 class FidelityConfig(Config):
     """How the sampler's log-probabilities are compared with the trainer's, on some completions of each `sample`."""
 
-    completions: int = operational(8, ge=0)
-    """Completions that are compared, spread over all; 0 compares none."""
+    completions: int | None = operational(None, ge=0)
+    """Completions that are compared, spread over all; 0 compares none; null takes one of every 32, from 1 to 8."""
     warn: float = operational(0.05, gt=0)
     """Mean absolute difference (nats) of a token from which the stage warns."""
     error: float = operational(0.5, gt=0)

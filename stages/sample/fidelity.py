@@ -42,9 +42,9 @@ def model_logprobs(
     return out
 
 
-def spread(rows: int, wanted: int) -> list[int]:
-    """Numbers of `wanted` rows (all, where there are fewer), evenly spread."""
-    count = min(rows, wanted)
+def spread(rows: int, wanted: int | None) -> list[int]:
+    """Numbers of `wanted` rows (all, where there are fewer), evenly spread; of None one in every 32, from 1 to 8."""
+    count = min(rows, max(1, min(8, rows // 32)) if wanted is None else wanted)
     return [i * rows // count for i in range(count)]
 
 

@@ -85,7 +85,7 @@ def run(
             "mean_length": float(lengths.cast(float).sum() / rollouts.height),
             "truncated": float((rollouts["finish_reason"] == "length").sum() / rollouts.height),
         }
-        if config.fidelity.completions:
+        if config.fidelity.completions != 0:
             with desk.timed("fidelity"):
                 compare(desk, rollouts, config, engine, job.device)
 

@@ -70,6 +70,13 @@ def test_rows_are_spread_evenly():
     assert spread(5, 0) == []
 
 
+def test_where_nobody_says_how_many_rows_are_compared_it_is_one_of_32_and_never_more_than_eight():
+    assert spread(1, None) == spread(63, None) == [0]
+    assert spread(64, None) == [0, 32]
+    assert spread(256, None) == spread(256, 8)
+    assert spread(10_000, None) == spread(10_000, 8)
+
+
 def test_the_models_own_log_probabilities_are_those_that_the_trainer_computes(tiny_policy):
     model = load_model(tiny_policy, "cpu")
     rows = model_logprobs(model, PROMPTS, COMPLETIONS, "cpu")
