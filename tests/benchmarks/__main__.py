@@ -1,7 +1,8 @@
 """How fast, beside TRL: `python -m tests.benchmarks`, on an idle machine.
 
-Writes `results/fast.md`, `results/fast.json`, plots, and the table in README.md; parts that --only does not name stay
-as they were kept. On two cores it takes some three quarters of an hour with `--threads 2`, two hours with both numbers.
+Writes `results/fast.md`, `results/fast.json`, plots, and the table in README.md; parts that --only does not name, and
+other numbers of threads, stay as they were kept. On two cores it takes some three quarters of an hour with `--threads
+2`, two hours with both numbers.
 """
 
 import argparse
@@ -25,6 +26,8 @@ PARTS = {
     "growth": "growth:measure",
 }
 """What is measured, and where; in the table's order."""
+BY_THREADS = ("iteration", "update", "sampling")
+"""What is measured with each number of threads; the others with the greatest."""
 
 
 def main() -> None:
@@ -35,14 +38,16 @@ def main() -> None:
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--no-write", action="store_true", help="only print")
     a = parser.parse_args()
-    settings = Settings(a.runs, a.threads)
-    for name, place in PARTS.items():
-        if name in a.only:
-            module, function = place.split(":")
+    for name in filter(a.only.__contains__, PARTS):
+        for threads in sorted(a.threads, reverse=True)[: None if name in BY_THREADS else 1]:
+            settings = Settings(a.runs, threads)
+            module, function = PARTS[name].split(":")
             part = getattr(importlib.import_module(f"tests.benchmarks.{module}"), function)(settings)
             print(fast.table({name: part}), part.told, sep="\n\n", flush=True)
             if not a.no_write:
-                parts = fast.keep(RESULTS, name, part, list(PARTS))
+                parts = fast.keep(
+                    RESULTS, f"{name}, {settings.told()}" if name in BY_THREADS else name, part, list(PARTS)
+                )
                 pictures = sorted(RESULTS.glob("fast-*.png"))
                 fast.put_into(README, fast.table(parts, bars=True))
                 (RESULTS / "fast.md").write_text(fast.page(parts, pictures), encoding="utf-8")

@@ -53,15 +53,21 @@ class Part:
     """Circumstances."""
 
 
-def keep(results: Path, name: str, part: Part, order: list[str]) -> dict[str, Part]:
-    """Puts a part beside those that are kept; all of them, in order."""
+def keep(results: Path, key: str, part: Part, order: list[str]) -> dict[str, Part]:
+    """Puts a part, a name or `NAME, so many threads`, beside those that are kept; all of them, in order of names."""
     path = results / "fast.json"
     kept = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    kept[name] = asdict(part) | {"when": circumstances()}
-    kept = {key: kept[key] for key in order if key in kept}
+    kept[key] = asdict(part) | {"when": circumstances()}
+    kept = {key: kept[key] for key in sorted(kept, key=lambda key: place(key, order))}
     results.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(kept, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return read(results)
+
+
+def place(key: str, order: list[str]) -> tuple[int, str]:
+    """Where a part stands: by its name, which comes first in its key, then by what follows."""
+    name, _, rest = key.partition(", ")
+    return order.index(name), rest
 
 
 def read(results: Path) -> dict[str, Part]:

@@ -17,7 +17,6 @@ Found = dict[str, dict[int, float]]
 
 def measure(settings: Settings) -> Part:
     """A row for each way of growing and each stage."""
-    threads = max(settings.threads)
     rows: list[Row] = []
     found: Found = {}
     for stage, function in (("sampling", ours.sampling), ("update", ours.update)):
@@ -25,7 +24,7 @@ def measure(settings: Settings) -> Part:
             sides = {}
             for times, name in works.items():
                 make(WORKS[name])
-                sides[str(times)] = Side(function, threads, settings.log(f"growth-{stage}-{name}"), work=name)
+                sides[str(times)] = Side(function, settings.threads, settings.log(f"growth-{stage}-{name}"), work=name)
             seconds = in_turns(sides, settings.runs, lambda _: None)
             for side in sides.values():
                 side.close()
@@ -39,11 +38,11 @@ def measure(settings: Settings) -> Part:
             rows.append(Row(name, told, "", ratio, f"≤ {BAR:g}", ratio <= BAR))
             found[f"{stage}, {what}"] = micro
             settings.say(f"{name}: {told}")
-    plot(found, threads)
-    return Part(rows, f"{settings.told_runs()} after one to warm up, {settings.told(threads)}.")
+    plot(found, settings.told())
+    return Part(rows, f"{settings.told_runs()} after one to warm up, {settings.told()}.")
 
 
-def plot(found: Found, threads: int) -> None:
+def plot(found: Found, threads: str) -> None:
     """A line for each way of growing."""
     import matplotlib
 
@@ -57,7 +56,7 @@ def plot(found: Found, threads: int) -> None:
     axes.set_xticks([1, 4, 16], ["1×", "4×", "16×"])
     axes.set_ylim(0)
     axes.set_ylabel("seconds a token, of those at 1×")
-    axes.set_xlabel(f"tokens, {threads} threads")
+    axes.set_xlabel(f"tokens, {threads}")
     axes.grid(alpha=0.3)
     axes.legend()
     RESULTS.mkdir(parents=True, exist_ok=True)

@@ -78,29 +78,29 @@ def parts(history: Any, k: int) -> dict[str, float]:
 
 
 def measure(settings: Settings) -> Part:
-    """Rows of B for each number of threads, and the picture of the greatest."""
+    """Rows of B, and the picture."""
     make(WORKS["b"])
-    rows, told = [], []
-    for threads in sorted(settings.threads):
-        size = best_micro_batch(settings, "b")
-        mine, theirs = beside_trl(settings, threads, size)
-        one, other = divided(mine), divided(theirs)
-        name = f"iteration, B, {settings.told(threads)}"
-        rows.append(at_most(name, one["seconds"], other["seconds"], BAR, "s"))
-        saved = other["seconds"] + other["save"]
-        rows.append(Row("… where TRL saves too", f"{one['seconds']:.1f} s", f"{saved:.1f} s", one["seconds"] / saved))
-        for what, part in (("generating", "generate"), ("forward, backward, step", "passes"), ("rewards", "rewards")):
-            rows.append(Row(f"… {what}", f"{one[part]:.2f} s", f"{other[part]:.2f} s", one[part] / other[part]))
-        rows.append(Row("… the rest", f"{one['rest']:.2f} s", f"{other['rest']:.2f} s"))
-        tax = one["rest"] / one["seconds"]
-        rows.append(Row("… pipeline tax, the rest of the whole", f"{tax:.1%}", "", None, f"≤ {TAX:.0%}", tax <= TAX))
-        told.append(f"{settings.told(threads)}: TRL's micro-batch is {size}, its saving {other['save']:.1f} s a step")
-        plot(one, other, RESULTS / "fast-iteration.png", settings.told(threads))
-    return Part(rows, f"B, {settings.told_runs()}; " + "; ".join(told) + ".")
+    size = best_micro_batch(settings, "b")
+    mine, theirs = beside_trl(settings, size)
+    one, other = divided(mine), divided(theirs)
+    saved, tax = other["seconds"] + other["save"], one["rest"] / one["seconds"]
+    rows = [
+        at_most(f"iteration, B, {settings.told()}", one["seconds"], other["seconds"], BAR, "s"),
+        Row("… where TRL saves too", f"{one['seconds']:.1f} s", f"{saved:.1f} s", one["seconds"] / saved),
+    ]
+    for what, part in (("generating", "generate"), ("forward, backward, step", "passes"), ("rewards", "rewards")):
+        rows.append(Row(f"… {what}", f"{one[part]:.2f} s", f"{other[part]:.2f} s", one[part] / other[part]))
+    rows.append(Row("… the rest", f"{one['rest']:.2f} s", f"{other['rest']:.2f} s"))
+    rows.append(Row("… pipeline tax, the rest of the whole", f"{tax:.1%}", "", None, f"≤ {TAX:.0%}", tax <= TAX))
+    plot(one, other, RESULTS / f"fast-iteration-{settings.threads}.png", settings.told())
+    return Part(
+        rows, f"B, {settings.told_runs()}; TRL's micro-batch is {size}, its saving {other['save']:.1f} s a step."
+    )
 
 
-def beside_trl(settings: Settings, threads: int, micro_batch: int) -> tuple[list[Figures], list[Figures]]:
+def beside_trl(settings: Settings, micro_batch: int) -> tuple[list[Figures], list[Figures]]:
     """Iterations and steps, in two portions in turn."""
+    threads = settings.threads
     portions = [(settings.runs + 1) // 2, settings.runs // 2]
     mine: list[Figures] = []
     theirs: list[Figures] = []

@@ -1,5 +1,6 @@
 """This project's side of the comparisons."""
 
+import ctypes
 import itertools
 import os
 import shutil
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from stages.contract.paths import RunPaths
-from tests.benchmarks.side import Turns
+from tests.benchmarks.side import Turns, resident
 from tests.benchmarks.works import CACHE, LEARNING_RATE, WORKS, make, model_folder, prompt_tokens
 
 
@@ -23,10 +24,11 @@ def settings(work: str) -> dict[str, Any]:
     }
 
 
-def update(turns: Turns, work: str) -> None:
+def update(turns: Turns, work: str, trim: bool = False) -> None:
     """The stage `update`, from its tables to the written policy and optimizer state, iteration after iteration.
 
-    All have the same rollouts, as TRL's steps have; from the second one on there is an optimizer state.
+    All have the same rollouts, as TRL's steps have; from the second one on there is an optimizer state. With `trim`
+    what the allocator keeps is given back after each, and the rest told as `left` (MiB).
     """
     import polars as pl
 
@@ -52,6 +54,9 @@ def update(turns: Turns, work: str) -> None:
             parts = manifest.timings
             seconds = parts.get("old_logprobs", 0.0) + parts["train"]
             told = {"loss": step["loss"], "gradient_norm": step["gradient_norm"]}
+            if trim:
+                ctypes.CDLL(None).malloc_trim(0)
+                told["left"] = resident()["VmRSS"]
             turns.done({"seconds": seconds, "whole": whole, **told})
             for name in ("sample", "score", "advantage"):
                 shutil.copytree(paths.stage(1, name), paths.stage(k + 1, name), copy_function=os.link)

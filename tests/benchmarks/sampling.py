@@ -10,29 +10,21 @@ BAR = 2.0
 
 
 def measure(settings: Settings) -> Part:
-    """A row for each number of threads."""
+    """Tokens a second, and memory."""
     work = WORKS["b"]
     make(work)
-    rows = []
-    for threads in settings.threads:
-        with (
-            Side(ours.sampling, threads, settings.log("ours-sampling"), work="b") as mine,
-            Side(trl.sampling, threads, settings.log("trl-sampling"), work="b") as theirs,
-        ):
-            found = in_turns({"ours": mine, "TRL": theirs}, settings.runs, settings.say)
-        wanted = work.rows * work.tokens
-        assert all(run["tokens"] == wanted for runs in found.values() for run in runs), "a completion was cut"
-        one, other = (wanted / middle(found[name]) for name in ("ours", "TRL"))
-        name = f"sampling, B, {settings.told(threads)}"
-        rows.append(
-            Row(name, f"{one:.0f} tokens/s", f"{other:.0f} tokens/s", one / other, f"≥ {BAR:g}", one / other >= BAR)
-        )
-        peaks = [middle(found[name], "peak") for name in ("ours", "TRL")]
-        rows.append(
-            Row(
-                f"… its peak memory, {settings.told(threads)}",
-                *(f"{peak:.0f} MiB" for peak in peaks),
-                peaks[0] / peaks[1],
-            )
-        )
+    with (
+        Side(ours.sampling, settings.threads, settings.log("ours-sampling"), work="b") as mine,
+        Side(trl.sampling, settings.threads, settings.log("trl-sampling"), work="b") as theirs,
+    ):
+        found = in_turns({"ours": mine, "TRL": theirs}, settings.runs, settings.say)
+    wanted = work.rows * work.tokens
+    assert all(run["tokens"] == wanted for runs in found.values() for run in runs), "a completion was cut"
+    one, other = (wanted / middle(runs) for runs in found.values())
+    ratio, peaks = one / other, [middle(runs, "peak") for runs in found.values()]
+    told = f"sampling, B, {settings.told()}"
+    rows = [
+        Row(told, f"{one:.0f} tokens/s", f"{other:.0f} tokens/s", ratio, f"≥ {BAR:g}", ratio >= BAR),
+        Row("… its peak memory", *(f"{peak:.0f} MiB" for peak in peaks), peaks[0] / peaks[1]),
+    ]
     return Part(rows, f"B, {settings.told_runs()}.")

@@ -8,12 +8,12 @@ from tests.benchmarks.works import CACHE
 
 @dataclass(frozen=True)
 class Settings:
-    """Of one command."""
+    """Of one part."""
 
     runs: int
     """Measured runs of each side."""
-    threads: list[int]
-    """Numbers of threads of torch, for what is measured with several."""
+    threads: int
+    """Threads of torch."""
 
     def log(self, name: str) -> Path:
         """Where a side's stderr goes."""
@@ -23,9 +23,9 @@ class Settings:
         """Progress."""
         print(text, flush=True)
 
-    def told(self, threads: int) -> str:
-        """So many threads, in words."""
-        return f"{threads} thread{'s' if threads > 1 else ''}"
+    def told(self) -> str:
+        """The threads, in words."""
+        return f"{self.threads} thread{'s' if self.threads > 1 else ''}"
 
     def told_runs(self) -> str:
         """How often each side was measured, in words."""

@@ -22,7 +22,6 @@ GRPO = Path(sys.executable).with_name("grpo")
 
 def measure(settings: Settings) -> Part:
     """Starts of a new run, and of one that goes on."""
-    threads = max(settings.threads)
     new, again = [], []
     CACHE.mkdir(parents=True, exist_ok=True)
     for n in range(settings.runs + 1):
@@ -32,10 +31,10 @@ def measure(settings: Settings) -> Part:
                 "sample": {"prompts": 8, "group_size": 8, "sampling": {"max_tokens": 1}},
                 "advantage": {"type": "grpo"},
             }
-            config = configuration(folder, threads, **first)
-            new.append(seconds_to_first(config, folder, threads))
+            config = configuration(folder, settings.threads, **first)
+            new.append(seconds_to_first(config, folder, settings.threads))
             (folder / "b" / "iterations" / "0001" / "sample").rename(folder / "former")
-            again.append(seconds_to_first(config, folder, threads))
+            again.append(seconds_to_first(config, folder, settings.threads))
             settings.say(f"start {n}: new {new[-1]:.1f} s, going on {again[-1]:.1f} s")
     told = f"start-up, medians of {settings.runs} starts after one to warm up; a policy that draws one token."
     rows = [

@@ -13,13 +13,15 @@ TIME, MEMORY, WIDE_TIME, WIDE_MEMORY = 0.5, 0.6, 1.0, 0.25
 
 def best_micro_batch(settings: Settings, name: str) -> int:
     """The micro-batch with which TRL's step is the fastest, by a step over a group each; kept in the cache."""
-    path, work, threads = CACHE / "micro_batches.json", WORKS[name], max(settings.threads)
+    path, work = CACHE / "micro_batches.json", WORKS[name]
     known: dict[str, dict[str, float]] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     if name not in known:
         known[name] = {}
         for size in trl.MICRO_BATCHES:
             rows = max(size, work.group)
-            with Side(trl.update, threads, settings.log("sweep"), work=name, micro_batch=size, rows=rows) as side:
+            with Side(
+                trl.update, settings.threads, settings.log("sweep"), work=name, micro_batch=size, rows=rows
+            ) as side:
                 known[name][str(size)] = side.run()["seconds"] / rows * work.rows
             settings.say(
                 f"TRL, {name}, micro-batch {size}: {known[name][str(size)]:.1f} s a step, from a part of its rows"
@@ -29,19 +31,18 @@ def best_micro_batch(settings: Settings, name: str) -> int:
 
 
 def measure(settings: Settings) -> Part:
-    """Time and memory of work B for each number of threads."""
-    parts = [measured(settings, "b", threads) for threads in settings.threads]
-    return Part([row for part in parts for row in part.rows], " ".join(part.told for part in parts))
+    """Time and memory of work B."""
+    return measured(settings, "b")
 
 
 def measure_long(settings: Settings) -> Part:
-    """Those of work C, with the greatest number of threads."""
-    return measured(settings, "c", max(settings.threads))
+    """Those of work C."""
+    return measured(settings, "c")
 
 
 def measure_wide(settings: Settings) -> Part:
     """Those of work D beside a plain pass."""
-    threads = max(settings.threads)
+    threads = settings.threads
     make(WORKS["d"])
     with (
         Side(ours.gradient, threads, settings.log("ours-wide"), work="d", plain=False) as parts,
@@ -53,36 +54,37 @@ def measure_wide(settings: Settings) -> Part:
         at_most("update, D, peak memory beside a plain pass", *peaks, WIDE_MEMORY, "MiB"),
         at_most("… its time", *seconds, WIDE_TIME, "s"),
     ]
-    return Part(
-        rows, f"D, {settings.told(threads)}, {settings.told_runs()}: forward and backward passes; {same_work(found)}"
-    )
+    return Part(rows, f"D, {settings.told()}, {settings.told_runs()}: forward and backward passes; {same_work(found)}")
 
 
-def measured(settings: Settings, name: str, threads: int) -> Part:
+def measured(settings: Settings, name: str) -> Part:
     """Rows of one work."""
-    found, told = beside_trl(settings, name, threads)
+    found, told = beside_trl(settings, name)
     mine, theirs = found["ours"], found["TRL"]
+    peaks, above = ([middle(side, what) for side in (mine, theirs)] for what in ("peak", "above"))
+    with Side(ours.update, settings.threads, settings.log("ours-floor"), work=name, trim=True) as trimmed:
+        left = [trimmed.run()["left"] for _ in range(2)][-1]
     rows = [
-        at_most(f"update, {name.upper()}, {settings.told(threads)}", middle(mine), middle(theirs), TIME, "s"),
-        at_most(f"… its peak memory, {name.upper()}", middle(mine, "peak"), middle(theirs, "peak"), MEMORY, "MiB"),
+        at_most(f"update, {name.upper()}, {settings.told()}", middle(mine), middle(theirs), TIME, "s"),
+        at_most(f"… its peak memory, {name.upper()}", *peaks, MEMORY, "MiB"),
+        Row("… above what the imports take", *(f"{peak:.0f} MiB" for peak in above), above[0] / above[1]),
+        Row("… of it libraries, policy and optimizer state", f"{left:.0f} MiB"),
+        Row("… with reading, loading and writing all", f"{middle(mine, 'whole'):.1f} s"),
     ]
-    above = [middle(side, "above") for side in (mine, theirs)]
-    rows.append(Row("… above what the imports take", *(f"{peak:.0f} MiB" for peak in above), above[0] / above[1]))
-    rows.append(Row("… with reading, loading and writing all", f"{middle(mine, 'whole'):.1f} s"))
     return Part(rows, told)
 
 
-def beside_trl(settings: Settings, name: str, threads: int) -> tuple[dict[str, list[Figures]], str]:
+def beside_trl(settings: Settings, name: str) -> tuple[dict[str, list[Figures]], str]:
     """The figures of both sides, and how they were got."""
     make(WORKS[name])
     size = best_micro_batch(settings, name)
     with (
-        Side(ours.update, threads, settings.log("ours-update"), work=name) as mine,
-        Side(trl.update, threads, settings.log("trl-update"), work=name, micro_batch=size) as theirs,
+        Side(ours.update, settings.threads, settings.log("ours-update"), work=name) as mine,
+        Side(trl.update, settings.threads, settings.log("trl-update"), work=name, micro_batch=size) as theirs,
     ):
         found = in_turns({"ours": mine, "TRL": theirs}, settings.runs, settings.say)
     return found, (
-        f"{name.upper()}, {settings.told(threads)}, {settings.told_runs()}: TRL's micro-batch is {size}, its best of "
+        f"{name.upper()}, {settings.told()}, {settings.told_runs()}: TRL's micro-batch is {size}, its best of "
         f"{trl.MICRO_BATCHES}; {same_work(found)}"
     )
 
