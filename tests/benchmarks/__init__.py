@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 RESULTS = Path(__file__).parent / "results"
-PACKAGES = ("numpy", "polars", "pyarrow", "torch", "transformers")
+PACKAGES = ("numpy", "polars", "prefect", "pyarrow", "torch", "transformers", "trl")
 
 
 def circumstances() -> str:
