@@ -1,7 +1,10 @@
 """Tensors in and out of safetensors."""
 
 import json
+import os
+import threading
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -21,6 +24,9 @@ LAYOUT = {
     torch.bool: "BOOL",
 }
 """Types of tensors, in the order in which the library puts them into a file, and their names in it."""
+
+AHEAD = 1 << 22
+"""Bytes that are asked for at a time; of more at once a kernel brings only the first."""
 
 
 class Serialised:
@@ -54,6 +60,18 @@ class Serialised:
 def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
     """Writes named tensors, contiguous and on the CPU."""
     save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path)
+
+
+def read_ahead(path: Path) -> None:
+    """Has a file brought into the system's cache, where there is room, while the process does something else."""
+
+    def ask() -> None:
+        with suppress(OSError), path.open("rb") as file:
+            for place in range(0, path.stat().st_size, AHEAD):
+                os.posix_fadvise(file.fileno(), place, AHEAD, os.POSIX_FADV_WILLNEED)
+
+    if hasattr(os, "posix_fadvise"):
+        threading.Thread(target=ask, name="read ahead", daemon=True).start()
 
 
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:

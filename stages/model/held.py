@@ -1,22 +1,24 @@
-"""What a process has trained and needs again in the next iteration, by the digests of the files that say the same.
+"""The policy that a process has trained and needs again in the next iteration, by the digest of the files that say it.
 
-Disk is the truth: who asks has checked the files, and reads them where nothing is held.
+Disk is the truth: who asks has checked the files, and reads them where nothing is held. The optimizer's state is not
+held: it would take twice the policy's memory while gradients are made, which do not need it.
 """
 
-from collections.abc import Mapping
 from typing import Any
 
-_held: dict[str, Any] = {}
+from transformers import PreTrainedModel
+
+_held: dict[str, PreTrainedModel] = {}
 
 
-def hold(things: Mapping[str, Any]) -> None:
-    """Keeps a policy and optimizer states, by digest, in place of what was held before."""
+def hold(digest: str, policy: PreTrainedModel) -> None:
+    """Keeps a policy in place of what was held before."""
     _held.clear()
-    _held.update(things)
+    _held[digest] = policy
 
 
-def take(digest: str) -> Any:
-    """Gives a thing away, to be changed; None where it is not held, and then nothing is any more."""
-    if digest not in _held:
-        _held.clear()
-    return _held.pop(digest, None)
+def take(digest: str, device: str) -> PreTrainedModel | None:
+    """Gives the policy away, to be changed; None where another one is held, or none. Then nothing is any more."""
+    policy: Any = _held.pop(digest, None)
+    _held.clear()
+    return None if policy is None else policy.to(device)

@@ -1,7 +1,7 @@
 """AdamW whose whole state lies in one safetensors file, and its learning-rate schedule."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -35,8 +35,16 @@ class Optimizer:
             weight_decay=config.weight_decay,
             fused=True,
         )
-        self.steps = 0
+        self._steps = 0
+        self._former: Callable[[], Mapping[str, Tensor]] | None = None
+
+    @property
+    def steps(self) -> int:
         """Optimizer steps taken so far."""
+        if self._former is not None:
+            read, self._former = self._former, None
+            self._take_up(read())
+        return self._steps
 
     def clip(self) -> float:
         """Clips the gradients; returns their norm before.
@@ -61,7 +69,7 @@ class Optimizer:
             DivergenceError: the gradient is not finite, and nothing was changed; or the step made weights so.
         """
         norm = self.clip() if norm is None else norm
-        self.steps += 1
+        self._steps = self.steps + 1
         rate = self._config.learning_rate * schedule_factor(self.steps, self._config.schedule)
         for group in self._adamw.param_groups:
             group["lr"] = rate
@@ -86,17 +94,22 @@ class Optimizer:
                 out[f"{key}.{name}"] = value
         return out
 
-    def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Takes up a state that `state` gave, and changes it from then on.
+    def restore(self, read: Callable[[], Mapping[str, Tensor]]) -> None:
+        """Goes on from a state that `state` gave, and changes it from then on.
 
-        Raises:
-            ArtifactError: the state belongs to other parameters.
+        It is read when it is needed, at the first step, so that it takes no memory while the first gradients are made.
+
+        Args:
+            read: gives the state; who needs it first gets an ArtifactError where it belongs to other parameters.
         """
+        self._former = read
+
+    def _take_up(self, state: Mapping[str, Tensor]) -> None:
         keys = {name.split(".", 1)[0] for name in state} - {"steps"}
         expected = {"steps"} | {f"{key}.{name}" for key in keys for name in self._named}
         if set(state) != expected:
             raise ArtifactError(f"the optimizer state is of another model: {sorted(set(state) ^ expected)[:5]}")
-        self.steps = int(state["steps"])
+        self._steps = int(state["steps"])
         for name, parameter in self._named.items():
             for key in sorted(keys):
                 value = state[f"{key}.{name}"]

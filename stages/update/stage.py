@@ -3,6 +3,7 @@
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -17,7 +18,7 @@ from stages.contract.manifest import read_manifest
 from stages.contract.metrics import Meter
 from stages.contract.policy import adapter_digest, take_policy
 from stages.contract.seeds import derive
-from stages.contract.weights import Serialised, read_tensors, write_tensors
+from stages.contract.weights import Serialised, read_ahead, read_tensors, write_tensors
 from stages.contract.workspace import Job, Workspace, open_stage
 from stages.model import held
 from stages.model.adapter import add_adapter, check_adapter, is_adapted
@@ -88,7 +89,7 @@ def run(job: Job, config: UpdateConfig, critic: CriticConfig | None = None) -> N
         columns = {name: [step.get(name) for step in steps] for name in names}
         desk.write("steps.parquet", tables.frame(STEPS, columns), STEPS)
     if job.device == "cpu" and not is_adapted(model):  # a GPU's memory is the sampler's until the next update
-        _hold(job, trained)
+        _hold(job, model)
 
 
 @dataclass(frozen=True)
@@ -104,25 +105,18 @@ def _former(job: Job, desk: Workspace, config: UpdateConfig, critic: CriticConfi
     """All as iteration k-1 left it."""
     parent = job.paths.policy(job.iteration - 1)
     desk.notes["parent_digest"] = digest = take_policy(desk, parent)
-    model = held.take(digest)
-    model = load_model(parent, job.device) if model is None else model.to(job.device)
+    model = held.take(digest, job.device) or load_model(parent, job.device)
     adapt(model, config, job.iteration, derive(job.seed, "lora"))
     check_head(model)
     optimizer = _optimizer(job, desk, model, config.optimizer, OPTIMIZER)
     return Trained(model, optimizer, _trainee(job, desk, critic) if critic else None)
 
 
-def _hold(job: Job, trained: Trained) -> None:
-    """Keeps in memory what the next iteration begins with."""
+def _hold(job: Job, model: PreTrainedModel) -> None:
+    """Keeps in memory the policy that the next iteration begins with."""
     manifest = read_manifest(job.paths.stage(job.iteration, "update"))
     assert manifest is not None, "it was just written"
-    things = {
-        adapter_digest(manifest.outputs): trained.model,
-        manifest.outputs[OPTIMIZER].digest: trained.optimizer.state(),
-    }
-    if trained.trainee is not None:
-        things[manifest.outputs[CRITIC_OPTIMIZER].digest] = trained.trainee.optimizer.state()
-    held.hold(things)
+    held.hold(adapter_digest(manifest.outputs), model)
 
 
 def _steps(
@@ -202,8 +196,8 @@ def _optimizer(job: Job, desk: Workspace, model: PreTrainedModel, config: Optimi
     optimizer = Optimizer(model, config)
     if job.iteration > 1:
         path = desk.take(job.paths.stage(job.iteration - 1, "update") / name)
-        state = held.take(desk.inputs()[job.paths.relative(path)].digest)
-        optimizer.restore(read_tensors(path) if state is None else state)
+        read_ahead(path)
+        optimizer.restore(partial(read_tensors, path))
     return optimizer
 
 

@@ -77,7 +77,7 @@ WORKS = {
     work.name: work
     for work in (
         Work("small", 2, 4, 3, 9, Llama(64, 1, 100), prompt_tokens=5),
-        Work("b", 8, 8, 64, 64, None, micro_batch_tokens=768),
+        Work("b", 8, 8, 64, 64, None, micro_batch_tokens=512),
         Work("c", 16, 4, 50, 1000, Llama(256, 4, 4096), prompt_tokens=64, micro_batch_tokens=512),
         Work("d", 8, 8, 64, 64, Llama(256, 2, 150_000), prompt_tokens=16, micro_batch_tokens=8 * 8 * 80),
         *(Work(f"completions-{n}", 4 * n, 4, 64, 64, Llama(256, 4, 4096), 64) for n in (1, 4, 16)),

@@ -281,7 +281,8 @@ moments = {f"{kind}.{name}": torch.ones_like(p) for kind in kinds for name, p in
 moments |= {f"step.{name}": torch.tensor(1.0) for name, _ in layers.named_parameters()}
 parts_digest([memoryview(bytes(1 << 20))])
 grown(write)
-grown(lambda: optimizer.restore(read_tensors(file)))
+optimizer.restore(lambda: read_tensors(file))
+grown(lambda: optimizer.steps)
 assert optimizer.steps == 1
 """
 

@@ -52,7 +52,7 @@ def test_a_state_that_went_through_a_file_goes_on_with_the_same_bits(tmp_path):
     two = nn.Sequential(nn.Linear(8, 16), nn.GELU(), nn.Linear(16, 2))
     two.load_state_dict(one.state_dict())
     second = Optimizer(two, config)
-    second.restore(read_tensors(tmp_path / "optimizer.safetensors"))
+    second.restore(lambda: read_tensors(tmp_path / "optimizer.safetensors"))
     copy = torch.Generator()
     copy.set_state(generator.get_state())
     walk(one, first, 4, generator)
@@ -78,11 +78,28 @@ def test_a_state_of_another_model_is_refused(tmp_path):
     model.bias.sum().backward()
     optimizer.step()
     other = Optimizer(nn.Linear(2, 1, bias=False), OptimizerConfig())
+    other.restore(optimizer.state)
     with pytest.raises(ArtifactError, match="another model"):
-        other.restore(optimizer.state())
+        other.state()
     wider = Optimizer(nn.Linear(3, 1), OptimizerConfig())
+    wider.restore(optimizer.state)
     with pytest.raises(ArtifactError, match="shape"):
-        wider.restore(optimizer.state())
+        wider.state()
+
+
+def test_a_state_is_read_when_a_step_needs_it_and_once():
+    model = nn.Linear(2, 1)
+    first = Optimizer(model, OptimizerConfig())
+    model(torch.ones(1, 2)).sum().backward()
+    first.step()
+    read = []
+    second = Optimizer(model, OptimizerConfig())
+    second.restore(lambda: read.append(1) or first.state())
+    model(torch.ones(1, 2)).sum().backward()
+    norm = second.clip()
+    assert not read
+    second.step(norm)
+    assert (second.steps, read) == (2, [1])
 
 
 def test_a_file_that_is_not_safetensors_is_named(tmp_path):

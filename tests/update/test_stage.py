@@ -16,6 +16,7 @@ from stages.contract.paths import RunPaths
 from stages.contract.weights import read_tensors
 from stages.contract.workspace import Job
 from stages.model.config import CriticConfig, FolderStart
+from stages.model.load import load_model
 from stages.sample import stage as sample
 from stages.sample.config import SampleConfig, SamplingConfig
 from stages.sample.transformers_engine import TransformersSampler
@@ -125,16 +126,18 @@ def test_the_stages_of_ppo_done_again_give_the_same_bytes(started):
     assert {stage: digests(started, 2, stage) for stage in before} == before
 
 
-def test_what_the_process_holds_of_the_iteration_before_gives_the_bytes_that_the_disk_gives(started, monkeypatch):
+def test_the_policy_that_the_process_holds_from_the_iteration_before_gives_the_bytes_that_the_disk_gives(
+    started, monkeypatch
+):
     critic = CriticConfig(optimizer={"learning_rate": 1e-3})
     one_iteration(started, 1, SHORT, LEARNING, method=Gae(type="gae"), critic=critic)
     read = []
-    monkeypatch.setattr(update, "read_tensors", lambda path: read.append(path.name) or read_tensors(path))
+    monkeypatch.setattr(update, "load_model", lambda folder, device: read.append(folder) or load_model(folder, device))
     one_iteration(started, 2, SHORT, LEARNING, method=Gae(type="gae"), critic=critic)
     assert not read
     held = digests(started, 2, "update")
     update.run(Job(started, 2, seed=1), LEARNING, critic)  # what is held by now is of iteration 2
-    assert read == ["optimizer.safetensors", "critic_optimizer.safetensors"]
+    assert read == [started.policy(1)]
     assert digests(started, 2, "update") == held
 
 
