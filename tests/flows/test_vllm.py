@@ -82,8 +82,8 @@ def test_manifests_say_how_near_the_sampler_is_to_the_trainer(whole):
     for place in ("0001/sample", "0002/sample"):
         found = manifest(whole, place)
         figures = found.notes["fidelity"]
-        assert figures["completions"] == 8
-        assert 8 <= figures["tokens"] <= 8 * 6
+        assert figures["completions"] == 2  # of 64
+        assert 2 <= figures["tokens"] <= 2 * 6
         assert 0 < figures["mean"] <= figures["max"] < 1e-4
         assert 0 <= figures["kl"] < 1e-8
         assert figures["left_out"] == 0
