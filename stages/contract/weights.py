@@ -70,8 +70,7 @@ def read_ahead(path: Path) -> None:
             for place in range(0, path.stat().st_size, AHEAD):
                 os.posix_fadvise(file.fileno(), place, AHEAD, os.POSIX_FADV_WILLNEED)
 
-    if hasattr(os, "posix_fadvise"):
-        threading.Thread(target=ask, name="read ahead", daemon=True).start()
+    threading.Thread(target=ask, name="read ahead", daemon=True).start()
 
 
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:

@@ -40,7 +40,7 @@ class Optimizer:
 
     @property
     def steps(self) -> int:
-        """Optimizer steps taken so far."""
+        """Optimizer steps taken so far; the state that it goes on from is read for it, where it was not yet."""
         if self._former is not None:
             read, self._former = self._former, None
             self._take_up(read())

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tests.benchmarks import RESULTS, fast
 from tests.benchmarks.settings import Settings
+from tests.benchmarks.works import CACHE
 
 README = Path(__file__).parents[2] / "README.md"
 PARTS = {
@@ -40,14 +41,13 @@ def main() -> None:
     a = parser.parse_args()
     for name in filter(a.only.__contains__, PARTS):
         for threads in sorted(a.threads, reverse=True)[: None if name in BY_THREADS else 1]:
-            settings = Settings(a.runs, threads)
+            settings = Settings(a.runs, threads, CACHE if a.no_write else RESULTS)
             module, function = PARTS[name].split(":")
             part = getattr(importlib.import_module(f"tests.benchmarks.{module}"), function)(settings)
             print(fast.table({name: part}), part.told, sep="\n\n", flush=True)
             if not a.no_write:
-                parts = fast.keep(
-                    RESULTS, f"{name}, {settings.told()}" if name in BY_THREADS else name, part, list(PARTS)
-                )
+                key = f"{name}, {settings.told()}" if name in BY_THREADS else name
+                parts = fast.keep(RESULTS, key, part, list(PARTS))
                 pictures = sorted(RESULTS.glob("fast-*.png"))
                 fast.put_into(README, fast.table(parts, bars=True))
                 (RESULTS / "fast.md").write_text(fast.page(parts, pictures), encoding="utf-8")

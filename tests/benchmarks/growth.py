@@ -1,6 +1,8 @@
 """Seconds a token as the work grows: more completions, longer completions; on a small Llama, sampling and update."""
 
-from tests.benchmarks import RESULTS, ours
+from pathlib import Path
+
+from tests.benchmarks import ours
 from tests.benchmarks.fast import Part, Row
 from tests.benchmarks.settings import Settings
 from tests.benchmarks.side import Side, in_turns, middle
@@ -38,11 +40,11 @@ def measure(settings: Settings) -> Part:
             rows.append(Row(name, told, "", ratio, f"≤ {BAR:g}", ratio <= BAR))
             found[f"{stage}, {what}"] = micro
             settings.say(f"{name}: {told}")
-    plot(found, settings.told())
+    plot(found, settings.pictures / "fast-growth.png", settings.told())
     return Part(rows, f"{settings.told_runs()} after one to warm up, {settings.told()}.")
 
 
-def plot(found: Found, threads: str) -> None:
+def plot(found: Found, path: Path, threads: str) -> None:
     """A line for each way of growing."""
     import matplotlib
 
@@ -59,6 +61,6 @@ def plot(found: Found, threads: str) -> None:
     axes.set_xlabel(f"tokens, {threads}")
     axes.grid(alpha=0.3)
     axes.legend()
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    figure.savefig(RESULTS / "fast-growth.png", dpi=110)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
     plt.close(figure)

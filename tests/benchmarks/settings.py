@@ -14,6 +14,8 @@ class Settings:
     """Measured runs of each side."""
     threads: int
     """Threads of torch."""
+    pictures: Path
+    """Where plots go."""
 
     def log(self, name: str) -> Path:
         """Where a side's stderr goes."""

@@ -68,7 +68,7 @@ def measured(settings: Settings, name: str) -> Part:
         at_most(f"update, {name.upper()}, {settings.told()}", middle(mine), middle(theirs), TIME, "s"),
         at_most(f"… its peak memory, {name.upper()}", *peaks, MEMORY, "MiB"),
         Row("… above what the imports take", *(f"{peak:.0f} MiB" for peak in above), above[0] / above[1]),
-        Row("… of it libraries, policy and optimizer state", f"{left:.0f} MiB"),
+        Row("… of it libraries and policy", f"{left:.0f} MiB"),
         Row("… with reading, loading and writing all", f"{middle(mine, 'whole'):.1f} s"),
     ]
     return Part(rows, told)
