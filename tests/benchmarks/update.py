@@ -64,6 +64,7 @@ def measured(settings: Settings, name: str) -> Part:
     peaks, above = ([middle(side, what) for side in (mine, theirs)] for what in ("peak", "above"))
     with Side(ours.update, settings.threads, settings.log("ours-floor"), work=name, trim=True) as trimmed:
         left = [trimmed.run()["left"] for _ in range(2)][-1]
+    imports, policy = peaks[0] - above[0], (WORKS[name].folder / "model" / "model.safetensors").stat().st_size / 2**20
     rows = [
         at_most(f"update, {name.upper()}, {settings.told()}", middle(mine), middle(theirs), TIME, "s"),
         at_most(f"… its peak memory, {name.upper()}", *peaks, MEMORY, "MiB"),
@@ -71,7 +72,12 @@ def measured(settings: Settings, name: str) -> Part:
         Row("… of it libraries and policy", f"{left:.0f} MiB"),
         Row("… with reading, loading and writing all", f"{middle(mine, 'whole'):.1f} s"),
     ]
-    return Part(rows, told)
+    return Part(
+        rows,
+        f"{told} Of our peak memory the imports are {imports:.0f} MiB; libraries loaded later, and the policy, "
+        f"{left - imports:.0f} ({policy:.0f} its weights); gradients ({policy:.0f}), activations or moments, and what "
+        f"the allocator keeps, {peaks[0] - left:.0f}.",
+    )
 
 
 def beside_trl(settings: Settings, name: str) -> tuple[dict[str, list[Figures]], str]:
