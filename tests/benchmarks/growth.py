@@ -1,5 +1,6 @@
 """Seconds a token as the work grows: more completions, longer completions; on a small Llama, sampling and update."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from tests.benchmarks import ours
@@ -13,7 +14,7 @@ GROWING = {
     "lengths": {1: "completions-1", 4: "lengths-4"},
 }
 BAR = 1.1
-"""Seconds a token of the greatest work, of those of the least; a tenth is noise and attention's square."""
+"""How seconds a token may grow; a tenth is noise."""
 Found = dict[str, dict[int, float]]
 
 
@@ -30,18 +31,42 @@ def measure(settings: Settings) -> Part:
             seconds = in_turns(sides, settings.runs, lambda _: None)
             for side in sides.values():
                 side.close()
-            micro = {
-                times: 1e6 * middle(seconds[str(times)]) / (WORKS[name].rows * WORKS[name].tokens)
-                for times, name in works.items()
-            }
-            told = ", ".join(f"{value:.0f}" for value in micro.values())
-            ratio = micro[max(micro)] / micro[1]
-            name = f"{stage}, {what} {' '.join(f'{n}×' for n in micro)}: µs a token"
-            rows.append(Row(name, told, "", ratio, f"≤ {BAR:g}", ratio <= BAR))
+            tokens = {times: WORKS[name].rows * WORKS[name].tokens for times, name in works.items()}
+            micro = {times: 1e6 * middle(seconds[str(times)]) / tokens[times] for times in works}
+            name = f"{stage}, {what} {' '.join(f'{n}×' for n in micro)}"
+            if what == "lengths":
+                aside = {n: micro[n] - 1e6 * attended(settings, function, works[n]) / tokens[n] for n in works}
+                rows.append(bounded(f"{name}, attention aside: µs a token", aside))
+                rows.append(Row("… with attention", told(micro), "", growth(micro)))
+            else:
+                rows.append(bounded(f"{name}: µs a token", micro))
             found[f"{stage}, {what}"] = micro
-            settings.say(f"{name}: {told}")
+            settings.say(f"{name}: {told(micro)}")
     plot(found, settings.pictures / "fast-growth.png", settings.told())
     return Part(rows, f"{settings.told_runs()} after one to warm up, {settings.told()}.")
+
+
+def attended(settings: Settings, function: Callable[..., None], name: str) -> float:
+    """Seconds that a run spends in attention, whose work grows with the square of a completion's length."""
+    log = settings.log(f"growth-attention-{name}")
+    with Side(function, settings.threads, log, work=name, profiled=True) as side:
+        return float([side.run()["attention"] for _ in range(2)][-1])
+
+
+def bounded(name: str, micro: dict[int, float]) -> Row:
+    """A row with the bar."""
+    ratio = growth(micro)
+    return Row(name, told(micro), "", ratio, f"≤ {BAR:g}", ratio <= BAR)
+
+
+def growth(micro: dict[int, float]) -> float:
+    """Seconds a token of the greatest work, of those of the least."""
+    return micro[max(micro)] / micro[1]
+
+
+def told(micro: dict[int, float]) -> str:
+    """Microseconds a token, from the least work to the greatest."""
+    return ", ".join(f"{value:.0f}" for value in micro.values())
 
 
 def plot(found: Found, path: Path, threads: str) -> None:

@@ -143,7 +143,7 @@ def plot(one: dict[str, float], other: dict[str, float], path: Path, told: str) 
         left = [at + width for at, width in zip(left, widths, strict=True)]
     axes.invert_yaxis()
     axes.set_xlabel(f"seconds an iteration of work B, {told}")
-    axes.legend(ncols=4, loc="lower right", fontsize="small")
+    axes.legend(ncols=4, loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False, fontsize="small")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
     plt.close(figure)

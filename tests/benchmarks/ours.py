@@ -6,12 +6,14 @@ import os
 import shutil
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from stages.contract.paths import RunPaths
-from tests.benchmarks.side import Turns, resident
+from tests.benchmarks.side import Figures, Turns, resident
 from tests.benchmarks.works import CACHE, LEARNING_RATE, WORKS, make, model_folder, prompt_tokens
 
 
@@ -24,7 +26,22 @@ def settings(work: str) -> dict[str, Any]:
     }
 
 
-def update(turns: Turns, work: str, trim: bool = False) -> None:
+@contextmanager
+def attention(profiled: bool) -> Iterator[Figures]:
+    """Seconds of the CPU that what runs within spends in `attention`, from a profile of it; nothing without one."""
+    told: Figures = {}
+    if not profiled:
+        yield told
+        return
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CPU]) as found:
+        yield told
+    ops = (op for op in found.key_averages() if "scaled_dot_product" in op.key)
+    told["attention"] = sum(op.self_cpu_time_total for op in ops) / 1e6
+
+
+def update(turns: Turns, work: str, trim: bool = False, profiled: bool = False) -> None:
     """The stage `update`, from its tables to the written policy and optimizer state, iteration after iteration.
 
     All have the same rollouts, as TRL's steps have; from the second one on there is an optimizer state. With `trim`
@@ -46,14 +63,15 @@ def update(turns: Turns, work: str, trim: bool = False) -> None:
             if not turns.wait():
                 break
             begun = time.perf_counter()
-            stage.run(Job(paths, k, seed=1), config)
+            with attention(profiled) as told:
+                stage.run(Job(paths, k, seed=1), config)
             whole = time.perf_counter() - begun
             manifest = read_manifest(paths.stage(k, "update"))
             assert manifest is not None
             step = pl.read_parquet(paths.stage(k, "update") / "steps.parquet").row(0, named=True)
             parts = manifest.timings
             seconds = parts.get("old_logprobs", 0.0) + parts["train"]
-            told = {"loss": step["loss"], "gradient_norm": step["gradient_norm"]}
+            told |= {"loss": step["loss"], "gradient_norm": step["gradient_norm"]}
             if trim:
                 ctypes.CDLL(None).malloc_trim(0)
                 told["left"] = resident()["VmRSS"]
@@ -64,7 +82,7 @@ def update(turns: Turns, work: str, trim: bool = False) -> None:
                 shutil.rmtree(paths.stage(k - 1, "update"))
 
 
-def sampling(turns: Turns, work: str) -> None:
+def sampling(turns: Turns, work: str, profiled: bool = False) -> None:
     """The transformers engine."""
     from stages.sample.config import SamplingConfig
     from stages.sample.transformers_engine import TransformersSampler
@@ -78,9 +96,10 @@ def sampling(turns: Turns, work: str) -> None:
         first = next(call) * 10**6
         seeds = [[first + 1000 * p + i for i in range(of.group)] for p in range(of.prompts)]
         begun = time.perf_counter()
-        drawn = engine.generate(prompts, seeds, SamplingConfig(max_tokens=of.tokens), frozenset())
+        with attention(profiled) as told:
+            drawn = engine.generate(prompts, seeds, SamplingConfig(max_tokens=of.tokens), frozenset())
         seconds = time.perf_counter() - begun
-        turns.done({"seconds": seconds, "tokens": sum(len(c.tokens) for row in drawn for c in row)})
+        turns.done({"seconds": seconds, "tokens": sum(len(c.tokens) for row in drawn for c in row), **told})
 
 
 def gradient(turns: Turns, work: str, plain: bool) -> None:
