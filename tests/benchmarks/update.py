@@ -6,7 +6,7 @@ from tests.benchmarks import ours, trl
 from tests.benchmarks.fast import Part, Row, at_most
 from tests.benchmarks.settings import Settings
 from tests.benchmarks.side import Figures, Side, in_turns, middle
-from tests.benchmarks.works import CACHE, WORKS, make
+from tests.benchmarks.works import CACHE, WORKS, make, model_folder
 
 TIME, MEMORY, WIDE_TIME, WIDE_MEMORY = 0.5, 0.6, 1.0, 0.25
 
@@ -64,7 +64,8 @@ def measured(settings: Settings, name: str) -> Part:
     peaks, above = ([middle(side, what) for side in (mine, theirs)] for what in ("peak", "above"))
     with Side(ours.update, settings.threads, settings.log("ours-floor"), work=name, trim=True) as trimmed:
         left = [trimmed.run()["left"] for _ in range(2)][-1]
-    imports, policy = peaks[0] - above[0], (WORKS[name].folder / "model" / "model.safetensors").stat().st_size / 2**20
+    imports = peaks[0] - above[0]
+    policy = (model_folder(WORKS[name]) / "model.safetensors").stat().st_size / 2**20
     rows = [
         at_most(f"update, {name.upper()}, {settings.told()}", middle(mine), middle(theirs), TIME, "s"),
         at_most(f"… its peak memory, {name.upper()}", *peaks, MEMORY, "MiB"),
