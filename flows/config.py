@@ -34,6 +34,9 @@ class HardwareConfig(Config):
     """`auto` takes a GPU where there is one."""
     threads: int | None = Field(default=None, gt=0)
     """Threads of torch on the CPU; null leaves it to torch. Another number may change the last bits of results."""
+    deterministic: bool = True
+    """Hold torch to deterministic algorithms, so that equal inputs give equal bytes at any load. An operation that has
+    none is refused by name; false allows it."""
 
 
 class KeepConfig(Config):

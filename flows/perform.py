@@ -14,6 +14,7 @@ from flows.resume import departing
 from flows.runs import History, background_of, open_run
 from flows.secrets import with_keys
 from stages.contract.errors import ConfigError
+from stages.contract.machine import Machine
 from stages.contract.paths import RunPaths
 from stages.contract.workspace import Job, Workspace
 from stages.sample.config import SampleConfig, TransformersEngine
@@ -49,12 +50,15 @@ def perform(
     if foreign := [name for name in own if name.split(".")[0] not in (stage, *_DECIDED_BY.get(stage, ()))]:
         raise ConfigError(f"{foreign[0]}: the stage {stage} takes settings that begin with `{stage}.`")
     config = departing(history, config, k, overrides)
-    device, threads = prepared(config.hardware if hardware is None else HardwareConfig.model_validate(hardware))
-    job = Job(paths, k, config.seed, own, progress.reporter(stage, k), device, threads, background_of(paths))
+    machine = prepared(config.hardware if hardware is None else HardwareConfig.model_validate(hardware))
+    job = Job(paths, k, config.seed, own, progress.reporter(stage, k), machine, background_of(paths))
     if stage in _JUDGING:
         config = config.model_copy(update={"score": with_keys(config.score)})
     home = RunPaths(artifacts / root.name) if artifacts else paths
-    _run(job, stage, config, paths.root / former if former else None, home)
+    from stages.model.determinism import refusals_named
+
+    with refusals_named():
+        _run(job, stage, config, paths.root / former if former else None, home)
 
 
 _JUDGING = ("sample", "score", "evaluate")
@@ -145,40 +149,42 @@ def _evaluate(job: Job, config: RunConfig) -> None:
     stages.evaluate.stage.run(job, settings, section, config.success(), draw, judge)
 
 
-_warm: dict[tuple[str, str, int | None, int | None], Engine] = {}
+_warm: dict[tuple[str, Machine, int | None], Engine] = {}
 
 
 def _engine(config: RunConfig, job: Job) -> Engine:
     """The engine of this process. It stays warm, and holds the digest of the policy that it has loaded."""
     rank = config.update.lora.rank if config.update.lora else None
-    key = (config.sample.model_dump_json(exclude={"weights", "curriculum"}), job.device, job.threads, rank)
+    key = (config.sample.model_dump_json(exclude={"weights", "curriculum"}), job.machine, rank)
     if key not in _warm:
         for engine in _warm.values():
             engine.close()
         _warm.clear()
-        _warm[key] = _new_engine(config.sample, job.device, job.threads, rank)
+        _warm[key] = _new_engine(config.sample, job.machine, rank)
     return _warm[key]
 
 
-def _new_engine(config: SampleConfig, device: str, threads: int | None, adapter_rank: int | None) -> Engine:
+def _new_engine(config: SampleConfig, machine: Machine, adapter_rank: int | None) -> Engine:
     if isinstance(config.engine, TransformersEngine):
         from stages.sample.transformers_engine import TransformersSampler
 
-        return TransformersSampler(config.engine.batch_size, device)
+        return TransformersSampler(config.engine.batch_size, machine.device)
     from stages.sample.vllm_engine import VllmSampler
 
-    return VllmSampler(config, device, threads, adapter_rank)
+    return VllmSampler(config, machine, adapter_rank)
 
 
-def prepared(hardware: HardwareConfig) -> tuple[str, int]:
-    """The device, and the threads of torch."""
+def prepared(hardware: HardwareConfig) -> Machine:
+    """The machine as the calling thread will use it: torch's threads and deterministic algorithms are set for it."""
     import torch
 
-    if hardware.threads is not None:
-        torch.set_num_threads(hardware.threads)
+    from stages.model.determinism import processor, set_deterministic, set_threads
+
+    set_deterministic(hardware.deterministic)
     device = hardware.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("hardware.device is cuda, but torch finds no GPU; use auto or cpu")
-    return device, torch.get_num_threads()
+    threads = set_threads(hardware.threads)
+    return Machine(device, threads, hardware.deterministic, tuple(sorted(processor(device).items())))

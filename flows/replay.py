@@ -82,6 +82,7 @@ def _replayed(paths: RunPaths, old: Manifest, hardware: dict[str, Any]) -> dict[
         "equal": all(output["equal"] for output in outputs.values()),
         "outputs": outputs,
         "circumstances": circumstances(old, new),
+        "varying": varying(old.config, outputs),
     }
 
 
@@ -100,11 +101,30 @@ def _check_outside(old: Manifest, new: Manifest) -> None:
 
 
 def circumstances(old: Manifest, new: Manifest) -> dict[str, tuple[Any, Any]]:
-    """What may explain a difference: code, packages, host, device and threads, as they were and are."""
-    pairs = {name: (getattr(old, name), getattr(new, name)) for name in ("code", "host", "device", "threads")}
-    names = sorted(old.packages.keys() | new.packages.keys())
-    pairs |= {name: (old.packages.get(name), new.packages.get(name)) for name in names}
+    """What may explain a difference: code, packages, host, device, threads, deterministic algorithms and the
+    processor's instruction sets, as they were and are. What older code did not note is None."""
+    single = ("code", "host", "device", "threads", "deterministic")
+    pairs = {name: (getattr(old, name), getattr(new, name)) for name in single}
+    for before, after, title in ((old.packages, new.packages, "{}"), (old.processor, new.processor, "processor, {}")):
+        names = sorted(before.keys() | after.keys())
+        pairs |= {title.format(name): (before.get(name), after.get(name)) for name in names}
     return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+
+
+def varying(config: dict[str, Any], outputs: dict[str, Any]) -> list[str]:
+    """What may explain a difference though no manifest can note it, in words.
+
+    Args:
+        config: the stage's section, from its manifest.
+        outputs: what was compared, file by file.
+    """
+    rewards = config.get("rewards", config.get("score", {}).get("rewards", ()))
+    does = {"judge": "asks a judge", "python": "calls a function of your own"}
+    told = [f"the reward {r.get('name') or r['type']} {does[r['type']]}" for r in rewards if r["type"] in does]
+    differing = {name for output in outputs.values() for name in output.get("columns", {})}
+    if any(name.startswith("status_") for name in differing):
+        told.append("a reward failed on other rows: limits of time depend on the machine's load")
+    return told
 
 
 def _hardware(old: Manifest) -> dict[str, Any]:
@@ -112,7 +132,8 @@ def _hardware(old: Manifest) -> dict[str, Any]:
     import torch
 
     usable = old.device == "cpu" or torch.cuda.is_available()
-    return {"device": old.device if usable else "auto", "threads": old.threads}
+    held = old.deterministic is not False
+    return {"device": old.device if usable else "auto", "threads": old.threads, "deterministic": held}
 
 
 @contextmanager

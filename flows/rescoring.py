@@ -151,7 +151,7 @@ def rescore(paths: RunPaths, config: RunConfig, score: ScoreConfig, ks: Sequence
 
     if inside := [above for above in to.resolve().parents if RunPaths(above).config.is_file()]:
         raise ConfigError(f"{to}: lies in the run {inside[0].name}, in which nothing changes; name a folder elsewhere")
-    device, threads = prepared(config.hardware)
+    machine = prepared(config.hardware)
     score = with_keys(score)
     with new_folder(to) as folder:
         desk = Workspace(paths, folder)
@@ -159,8 +159,8 @@ def rescore(paths: RunPaths, config: RunConfig, score: ScoreConfig, ks: Sequence
         parts: list[pl.DataFrame] = []
         former: dict[str, float] | None = None
         for k in ks:
-            train, former = _trained(desk, config, judges, k, former, device)
-            parts += [train, *_heldout(desk, config, judges, k, device)]
+            train, former = _trained(desk, config, judges, k, former, machine.device)
+            parts += [train, *_heldout(desk, config, judges, k, machine.device)]
         rows = pl.concat(parts, how="diagonal")
         figures, moves = reward_figures(rows), iteration_figures(rows)
         desk.write("completions.parquet", rows, RESCORED)
@@ -169,7 +169,7 @@ def rescore(paths: RunPaths, config: RunConfig, score: ScoreConfig, ks: Sequence
         section = {"rewards": deciding(score)["rewards"], "iterations": list(ks)}
         desk.metrics |= {"rows": float(rows.height)} | notes_metrics(score.rewards, rows)
         desk.notes["run"] = paths.root.name
-        job = Job(paths, ks[-1], config.seed, device=device, threads=threads)
+        job = Job(paths, ks[-1], config.seed, machine=machine)
         manifest = desk.manifest(job, "rescore", section)
         write_text(folder / MANIFEST, manifest.model_dump_json(indent=1))
     return Comparison(to, figures, moves)

@@ -104,7 +104,7 @@ def replay(
 ) -> None:
     """Does stages again in a scratch place and says whether the bytes are equal; nothing in the run changes.
 
-    Device and threads are those of the first time, or what --set hardware.threads=4 says. Exit code 1: not equal.
+    The hardware's settings are those of the first time, or what --set hardware.threads=4 says. Exit code 1: not equal.
     """
     from flows.config import parse_overrides
     from flows.replay import replay as again
@@ -138,9 +138,14 @@ def _tell_replay(result: dict[str, Any]) -> None:
                 say(f"    {column}: {_apart(far)}")
     if not result["equal"]:
         for name, (old, new) in result["circumstances"].items():
-            say(f"  {name}: {old} then, {new} now")
-        if not result["circumstances"]:
-            say("  code, packages, host, device and threads are those of the first time")
+            say(f"  {name}: {'not noted' if old is None else old} then, {new} now")
+        for reason in result["varying"]:
+            say(f"  {reason}")
+        if not result["circumstances"] and not result["varying"]:
+            say(
+                "  nothing that a manifest notes (code, packages, host, device, threads, deterministic, processor) is "
+                "another than the first time: this is a fault of grpo-flows; please report it with the manifest"
+            )
 
 
 def _apart(far: dict[str, Any]) -> str:

@@ -63,6 +63,11 @@ class Manifest(BaseModel):
     host: str
     device: str
     threads: int | None = None
+    """Threads of torch, in the thread that computed."""
+    deterministic: bool | None = None
+    """Whether torch was held to deterministic algorithms; None in manifests of older code."""
+    processor: dict[str, str] = {}
+    """Instruction sets by library, and the GPU's name and the versions of CUDA and cuDNN; empty in older manifests."""
 
     @field_validator("inputs", "outputs")
     @classmethod

@@ -19,6 +19,7 @@ from stages.contract.commit import aside, commit, discard, next_superseded
 from stages.contract.config import config_digest
 from stages.contract.digest import known_digest, names_digest
 from stages.contract.errors import ArtifactError
+from stages.contract.machine import Machine
 from stages.contract.manifest import FileRecord, Manifest, code_version, package_versions, read_manifest
 from stages.contract.paths import RunPaths
 from stages.contract.progress import Progress, no_progress
@@ -35,11 +36,14 @@ class Job:
     seed: int
     overrides: dict[str, Any] = field(default_factory=dict)
     progress: Progress = no_progress
-    device: str = "cpu"
-    threads: int | None = None
-    """Threads of torch, on which the last bits of results may depend."""
+    machine: Machine = field(default_factory=Machine)
     background: Background | None = None
     """Where the process that runs the stage has large files written while it goes on; None writes all at once."""
+
+    @property
+    def device(self) -> str:
+        """`cpu` or `cuda`."""
+        return self.machine.device
 
 
 @dataclass
@@ -185,8 +189,10 @@ class Workspace:
             code=code_version(),
             packages=package_versions(),
             host=platform.node(),
-            device=job.device,
-            threads=job.threads,
+            device=job.machine.device,
+            threads=job.machine.threads,
+            deterministic=job.machine.deterministic,
+            processor=dict(job.machine.processor),
         )
 
     def growing(self) -> list[Growing]:

@@ -128,6 +128,9 @@ def collate(
 def completion_states(run: Callable[..., Tensor], model: PreTrainedModel, batch: TokenBatch) -> Tensor:
     """What a model gives [N, X] where each completion token is predicted.
 
+    A position is taken several times where rows share a prompt. `index_select` adds the gradients of such a position
+    in a fixed order; indexing with a tensor adds them from several threads in the order in which they come.
+
     Args:
         run: the model or a part of it: takes what the library's models take, gives [rows, positions, X].
         model: whose configuration says what its keys and values are.
@@ -135,7 +138,7 @@ def completion_states(run: Callable[..., Tensor], model: PreTrainedModel, batch:
     """
     if batch.prefix is None:
         out_BSX = run(input_ids=batch.ids_BS, attention_mask=batch.mask_BS, use_cache=False)
-        return out_BSX.flatten(0, 1)[batch.places_N]
+        return out_BSX.flatten(0, 1).index_select(0, batch.places_N)
     prefix, cache = batch.prefix, DynamicCache(config=model.config)
     positions_UP = (prefix.mask_UP.cumsum(-1) - 1).clamp(min=0)
     out_UPX = run(
@@ -147,17 +150,17 @@ def completion_states(run: Callable[..., Tensor], model: PreTrainedModel, batch:
     )
     firsts_UX = out_UPX[:, -1]
     if batch.ids_BS.shape[1] == 0:
-        return firsts_UX[batch.places_N]
+        return firsts_UX.index_select(0, batch.places_N)
     cache.reorder_cache(prefix.prompts_B)  # type: ignore[arg-type]
-    lengths_B1 = prefix.mask_UP.sum(-1, keepdim=True)[prefix.prompts_B]
+    lengths_B1 = prefix.mask_UP.sum(-1, keepdim=True).index_select(0, prefix.prompts_B)
     out_BSX = run(
         input_ids=batch.ids_BS,
-        attention_mask=torch.cat([prefix.mask_UP[prefix.prompts_B], batch.mask_BS], dim=1),
+        attention_mask=torch.cat([prefix.mask_UP.index_select(0, prefix.prompts_B), batch.mask_BS], dim=1),
         position_ids=lengths_B1 + torch.arange(batch.ids_BS.shape[1], device=batch.ids_BS.device),
         past_key_values=cache,
         use_cache=True,
     )
-    return torch.cat([firsts_UX, out_BSX.flatten(0, 1)])[batch.places_N]
+    return torch.cat([firsts_UX, out_BSX.flatten(0, 1)]).index_select(0, batch.places_N)
 
 
 def _padded(rows: Sequence[Sequence[int]], left: bool = False) -> tuple[Tensor, Tensor]:

@@ -25,7 +25,7 @@ def draw_tokens(logits_BV: Tensor, uniform_B: Tensor, sampling: SamplingConfig) 
     """Tokens [B] by the inverse of the cumulative distribution, and the log-probabilities [B] that `sampling` wants."""
     shaped_BV = _shaped(logits_BV, sampling)
     most_B1 = shaped_BV.amax(-1, keepdim=True)
-    cumulative_BV = (shaped_BV - most_B1).exp_().cumsum_(-1)  # in place: at each step new memory costs as much as work
+    cumulative_BV = _cumulative((shaped_BV - most_B1).exp_())
     total_B1 = cumulative_BV[:, -1:]
     if sampling.temperature == 0:
         tokens_B1 = shaped_BV.argmax(-1, keepdim=True)
@@ -40,6 +40,20 @@ def draw_tokens(logits_BV: Tensor, uniform_B: Tensor, sampling: SamplingConfig) 
     return tokens_B1[:, 0], logprobs_B1[:, 0]
 
 
+def _cumulative(parts_BV: Tensor) -> Tensor:
+    """Cumulative sums [B, V] of numbers from 0 to 1, in place where that is possible: new memory costs as much as work.
+
+    On a GPU torch has no deterministic sum of that kind for floating point. There the numbers are added as multiples of
+    2^-40: integers have one sum in any order, and those of 2^22 tokens at most fit 63 bits.
+    """
+    return parts_BV.cumsum_(-1) if parts_BV.device.type == "cpu" else exact_cumulative(parts_BV)
+
+
+def exact_cumulative(parts_BV: Tensor) -> Tensor:
+    """Cumulative sums [B, V] of numbers from 0 to 1, each off by 2^-41 a number at most, then rounded to float32."""
+    return ((parts_BV.double() * 2**40).round().long().cumsum(-1).double() / 2**40).to(parts_BV.dtype)
+
+
 def _shaped(logits_BV: Tensor, sampling: SamplingConfig) -> Tensor:
     """Logits [B, V] of the distribution that is sampled from."""
     shaped_BV = logits_BV.float()
@@ -51,6 +65,6 @@ def _shaped(logits_BV: Tensor, sampling: SamplingConfig) -> Tensor:
     if sampling.top_p < 1:
         sorted_BV, order_BV = shaped_BV.sort(dim=-1, descending=True)
         probabilities_BV = sorted_BV.softmax(-1)
-        beyond_BV = probabilities_BV.cumsum(-1) - probabilities_BV >= sampling.top_p
+        beyond_BV = _cumulative(probabilities_BV.clone()) - probabilities_BV >= sampling.top_p
         shaped_BV = shaped_BV.masked_fill(beyond_BV.scatter(-1, order_BV, beyond_BV), -torch.inf)
     return shaped_BV

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 from stages.contract.config import config_digest
 from stages.contract.digest import file_digest
 from stages.contract.errors import ConfigError, EngineError
+from stages.contract.machine import Machine
 from stages.contract.policy import base_of
 from stages.contract.progress import Progress, no_progress
 from stages.model.adapter import vllm_rank
@@ -42,18 +43,19 @@ class VllmSampler:
 
     Args:
         config: the engine's configuration, and what of sampling it has to know when it starts.
-        device: cpu or cuda.
-        threads: threads of torch on a CPU; None leaves it to torch.
+        machine: device, threads of torch on a CPU (None leaves them to torch), and whether the sampler processes use
+            deterministic algorithms (None counts as yes).
         adapter_rank: rank of the adapters that policies may be; None for none.
     """
 
-    def __init__(self, config: SampleConfig, device: str, threads: int | None, adapter_rank: int | None = None) -> None:
+    def __init__(self, config: SampleConfig, machine: Machine, adapter_rank: int | None = None) -> None:
         assert isinstance(config.engine, VllmEngine)
         self._config = config.engine
         self._wanted_context = config.max_prompt_tokens + config.sampling.max_tokens
         self._logprobs = config.sampling.logprobs
-        self._device = device
-        self._threads = threads
+        self._device = machine.device
+        self._threads = machine.threads
+        self._deterministic = machine.deterministic is not False
         self._adapter_rank = adapter_rank
         self._processes: list[WatchedProcess] = []
         self._shape: str | None = None
@@ -217,7 +219,8 @@ class VllmSampler:
             )
         self._processes = [WatchedProcess(WORKER, self._environment(i)) for i in range(config.engines)]
         try:
-            about = self._ask("start", {"folder": str(folder), "settings": settings}, config.start_limit)[0]
+            start = {"folder": str(folder), "settings": settings, "deterministic": self._deterministic}
+            about = self._ask("start", start, config.start_limit)[0]
         except EngineError as error:
             if not any(phrase in str(error) for phrase in LACKS_MEMORY):
                 raise

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from stages.contract.lifeline import end_group, end_with
+from stages.model.determinism import set_deterministic
 
 EXTENSION = "stages.sample.vllm_worker.Reloading"
 
@@ -38,8 +39,13 @@ class Sampler:
         self._asleep = False
         self._adapter: Any = None
 
-    def start(self, folder: str, settings: dict[str, Any]) -> dict[str, Any]:
-        """Starts the engine with the model in `folder`; says which it is."""
+    def start(self, folder: str, settings: dict[str, Any], deterministic: bool) -> dict[str, Any]:
+        """Starts the engine with the model in `folder`; says which it is.
+
+        Uninitialised memory is not filled in deterministic mode, as torch does by default: vLLM's buffers are large.
+        """
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+        set_deterministic(deterministic)
         import vllm
 
         self._llm = vllm.LLM(
@@ -60,6 +66,7 @@ class Sampler:
             "block_size": int(config.cache_config.block_size),
             "cache_blocks": int(config.cache_config.num_gpu_blocks),
             "threads": torch.get_num_threads(),
+            "deterministic": torch.are_deterministic_algorithms_enabled(),
             "settings": settings,
         }
 
@@ -110,8 +117,11 @@ class Sampler:
     ) -> tuple[list[list[tuple[list[int], list[float], str]]], int]:
         """Each prompt's completions, one for each of its seeds, as (tokens, log-probabilities, finish reason).
 
-        Beside them, how many prompt tokens were found in the prefix cache and not computed again.
+        Beside them, how many prompt tokens were found in the prefix cache and not computed again. The cache is empty at
+        first: what an earlier call left in it would decide which tokens are computed together, and so the last bits.
         """
+        if not self._llm.reset_prefix_cache():
+            raise RuntimeError("the prefix cache could not be dropped")
         flat = [(prompt, seed) for prompt, row in zip(prompts, seeds, strict=True) for seed in row]
         requests = [self._parameters(seed=seed, logprobs=0, flat_logprobs=True, **parameters) for _, seed in flat]
         outputs = self._run([prompt for prompt, _ in flat], requests)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 
+from stages.contract.machine import Machine
 from stages.model.load import load_model, load_tokenizer, save_policy
 from stages.model.render import encode, render
 from stages.sample.config import SampleConfig, SamplingConfig, VllmEngine
@@ -88,7 +89,7 @@ def main() -> None:
     prompts = [encode(tokenizer, render(tokenizer, [{"role": "user", "content": text}], kind), kind) for text in texts]
     sampling = SamplingConfig(max_tokens=a.tokens)
     config = SampleConfig(engine=VllmEngine(), sampling=sampling, max_prompt_tokens=max(map(len, prompts)))
-    vllm, ours = VllmSampler(config, a.device, a.threads), TransformersSampler(a.prompts * a.group, a.device)
+    vllm, ours = VllmSampler(config, Machine(a.device, a.threads)), TransformersSampler(a.prompts * a.group, a.device)
     for engine in (vllm, ours):
         engine.load_policy(a.model, "benchmark")
     ways = {

@@ -15,9 +15,11 @@ from stages.warmstart.config import NewModel
 from stages.warmstart.new_model import character_tokenizer, new_model
 
 
-def make_policy(folder: Path, context: int, tied: bool = False, layers: int = 2) -> Path:
+def make_policy(folder: Path, context: int, tied: bool = False, layers: int = 2, width: int = 64) -> Path:
     """A new policy of random weights, with its tokenizer."""
-    config = NewModel(type="new", hidden_size=64, intermediate_size=96, layers=layers, heads=2, context_length=context)
+    config = NewModel(
+        type="new", hidden_size=width, intermediate_size=96, layers=layers, heads=2, context_length=context
+    )
     tokenizer = character_tokenizer(config.characters)
     model = new_model(config, tokenizer, seed=5)
     if tied:

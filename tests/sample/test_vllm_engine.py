@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from stages.contract import tables
 from stages.contract.columns import PROMPTS
 from stages.contract.errors import EngineError, ModelError
+from stages.contract.machine import Machine
 from stages.contract.paths import RunPaths
 from stages.contract.progress import no_progress
 from stages.contract.workspace import Workspace
@@ -54,7 +55,7 @@ def config(**engine):
 
 @pytest.fixture(scope="module")
 def engine():
-    sampler = VllmSampler(config(), "cpu", 1)
+    sampler = VllmSampler(config(), Machine(threads=1))
     yield sampler
     sampler.close()
 
@@ -378,7 +379,7 @@ def pair():
     """Two engines that report the model's own log-probabilities."""
     settings = config(engines=2)
     raw = settings.sampling.model_copy(update={"logprobs": "raw"})
-    sampler = VllmSampler(settings.model_copy(update={"sampling": raw}), "cpu", 2)
+    sampler = VllmSampler(settings.model_copy(update={"sampling": raw}), Machine(threads=2))
     yield sampler
     sampler.close()
 
@@ -585,7 +586,7 @@ def test_one_that_hangs_is_ended_after_the_limit_of_silence(engine, long_policy,
 
 
 def test_it_draws_only_from_a_policy_that_is_loaded(engine, long_policy):
-    fresh = VllmSampler(config(), "cpu", 1)
+    fresh = VllmSampler(config(), Machine(threads=1))
     engine.close()
     for sampler in (fresh, engine):
         with pytest.raises(AssertionError, match="load_policy comes first"):
@@ -596,7 +597,7 @@ def test_it_draws_only_from_a_policy_that_is_loaded(engine, long_policy):
 
 def test_too_little_memory_says_what_to_change_and_leaves_nothing(policies):
     before = workers()
-    sampler = VllmSampler(config(cache_gib=0.00005), "cpu", 1)  # 54 kB: one block of 32 tokens, 64 are wanted
+    sampler = VllmSampler(config(cache_gib=0.00005), Machine(threads=1))  # 54 kB: one block of 32 tokens, 64 are wanted
     with pytest.raises(EngineError, match=r"lacks memory: sample\.engine\.cache_gib is 5e-05.* 64 tokens"):
         load(sampler, policies[0])
     assert sampler.pids == []
@@ -606,13 +607,14 @@ def test_too_little_memory_says_what_to_change_and_leaves_nothing(policies):
 PARENT = """
 import sys
 from pathlib import Path
+from stages.contract.machine import Machine
 from stages.sample.config import SampleConfig, SamplingConfig
 from stages.sample.vllm_engine import VllmSampler
 
 settings = SampleConfig.model_validate(
     {"engine": {"type": "vllm", "cache_gib": 0.25}, "max_prompt_tokens": 512, "sampling": {"max_tokens": 512}}
 )
-engine = VllmSampler(settings, "cpu", 1)
+engine = VllmSampler(settings, Machine(threads=1))
 engine.load_policy(Path(sys.argv[1]), "policy")
 print(*engine.pids, flush=True)
 while True:
