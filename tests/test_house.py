@@ -2,6 +2,7 @@
 
 import ast
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
@@ -138,6 +139,42 @@ def test_yaml_is_read_in_one_file() -> None:
     assert [path for path, tree in modules.items() if "yaml" in {name.split(".")[0] for name in imported(tree)}] == [
         "flows/config.py"
     ]
+
+
+TRAINING = ("model", "update", "warmstart", "reward_model")
+"""Rooms of `stages` in which gradients flow."""
+
+
+def indexings_by_tensor(path: str, tree: ast.AST) -> list[str]:
+    """Reads of `x[index]` where the index, or a part of it, is a tensor, as the dimensions in its name tell.
+
+    The gradient of such an index is summed by several threads in the order in which they come (`index_put_` with
+    `accumulate`); that of `index_select` and `gather` has one order.
+    """
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Load):
+            parts = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
+            names = [part.attr if isinstance(part, ast.Attribute) else getattr(part, "id", "") for part in parts]
+            if any(re.search(r"_[A-Z][A-Z0-9]*$", name) for name in names):
+                found.append(f"{path}:{node.lineno}: {ast.unparse(node)}")
+    return found
+
+
+def test_nothing_is_indexed_by_a_tensor_where_gradients_flow() -> None:
+    modules = {path: tree for path, tree in sources("stages").items() if path.split("/")[1] in TRAINING}
+    assert {path.split("/")[1] for path in modules} == {*TRAINING}
+    assert [line for path, tree in modules.items() for line in indexings_by_tensor(path, tree)] == []
+
+
+def test_the_law_of_indexing_sees_what_breaks_it() -> None:
+    def told(line: str) -> int:
+        return len(indexings_by_tensor("a.py", ast.parse(line)))
+
+    assert told("return_ = out_BSX.flatten(0, 1)[batch.places_N]") == 1
+    assert told("x = torch.cat([firsts_UX, out_BSX])[places_N]") == told("x = states_NH[rows_N, 3]") == 1
+    assert told("x = states_NH[at]; y = out_UPX[:, -1]; z = targets_N[at, None]; names['a_b']") == 0
+    assert told("x_NH[places_N] = 0") == 0
 
 
 def test_there_is_no_drawer_for_odds_and_ends() -> None:
