@@ -82,7 +82,7 @@ def _replayed(paths: RunPaths, old: Manifest, hardware: dict[str, Any]) -> dict[
         "equal": all(output["equal"] for output in outputs.values()),
         "outputs": outputs,
         "circumstances": circumstances(old, new),
-        "varying": varying(old.config, outputs),
+        "varying": varying(old, outputs),
     }
 
 
@@ -111,14 +111,15 @@ def circumstances(old: Manifest, new: Manifest) -> dict[str, tuple[Any, Any]]:
     return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 
 
-def varying(config: dict[str, Any], outputs: dict[str, Any]) -> list[str]:
+def varying(manifest: Manifest, outputs: dict[str, Any]) -> list[str]:
     """What may explain a difference though no manifest can note it, in words.
 
     Args:
-        config: the stage's section, from its manifest.
+        manifest: the stage's, as it was.
         outputs: what was compared, file by file.
     """
-    rewards = config.get("rewards", config.get("score", {}).get("rewards", ()))
+    section = manifest.config if manifest.stage == "score" else manifest.config.get("score", {})
+    rewards = section.get("rewards", ())
     does = {"judge": "asks a judge", "python": "calls a function of your own"}
     told = [f"the reward {r.get('name') or r['type']} {does[r['type']]}" for r in rewards if r["type"] in does]
     differing = {name for output in outputs.values() for name in output.get("columns", {})}
