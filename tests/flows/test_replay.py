@@ -9,13 +9,14 @@ import pytest
 from flows.config import KeepConfig
 from flows.perform import perform
 from flows.promotion import promote
-from flows.replay import replay
+from flows.replay import replay, varying
 from flows.retain import plan, remove
 from flows.runs import History, open_run
 from stages.contract import tables
 from stages.contract.columns import SCORES
 from stages.contract.digest import file_digest
 from stages.contract.errors import ArtifactError, ConfigError
+from stages.contract.manifest import read_manifest
 from stages.contract.weights import read_tensors, write_tensors
 from tests.flows.conftest import run_grpo
 
@@ -91,7 +92,40 @@ def test_weights_that_differ_are_named_with_how_much(run):
     far = result["outputs"]["policy/model.safetensors"]
     assert (far["tensors"], far["in"], far["of"]) == (1, name, len(tensors))
     assert far["greatest"] == pytest.approx(0.5)
-    assert result["circumstances"] == {}
+    assert (result["circumstances"], result["varying"]) == ({}, [])
+    done = run_grpo(run.parents[1], "replay", "small", "--iteration", "3", "--stage", "update")
+    assert done.returncode == 1
+    assert "this is a fault of grpo-flows" in " ".join(done.stdout.split())
+
+
+def test_another_processor_or_mode_is_named_where_the_bytes_differ(run):
+    path = run / "iterations/0003/update/policy/model.safetensors"
+    write_tensors(path, {key: tensor + 0.5 for key, tensor in read_tensors(path).items()})
+    manifest = json.loads((path.parents[1] / "manifest.json").read_text())
+    assert (manifest["threads"], manifest["deterministic"]) == (1, True)
+    assert set(manifest["processor"]) == {"torch", "mkl", "onednn"}
+    there = manifest["processor"] | {"mkl": "AVX2"}
+    record(run, "0003/update", "policy/model.safetensors", processor=there, deterministic=None)
+    (result,) = again(run, 3, "update")
+    assert result["circumstances"] == {
+        "deterministic": (None, True),
+        "processor, mkl": ("AVX2", manifest["processor"]["mkl"]),
+    }
+
+
+@pytest.mark.parametrize(
+    ("reward", "outputs", "reasons"),
+    [
+        ({"type": "math"}, {"scores.parquet": {"columns": {"reward": {"rows": 1}}}}, 0),
+        ({"type": "math"}, {"scores.parquet": {"columns": {"status_math": {"rows": 1}}}}, 1),
+        ({"type": "judge", "name": "tone"}, {}, 1),
+        ({"type": "python"}, {"scores.parquet": {"columns": {"status_python": {"rows": 1}}}}, 2),
+    ],
+)
+def test_what_no_manifest_can_note_is_named_too(small_folder, reward, outputs, reasons):
+    manifest = read_manifest(small_folder / "artifacts/small/iterations/0001/score")
+    for stage, section in (("score", {"rewards": [reward]}), ("evaluate", {"score": {"rewards": [reward]}})):
+        assert len(varying(manifest.model_copy(update={"stage": stage, "config": section}), outputs)) == reasons
 
 
 def test_a_stage_is_replayed_with_the_settings_of_its_rerun(run):
