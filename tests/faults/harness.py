@@ -1,9 +1,11 @@
 """Kills small trainings, reruns and forks again and again, starts them again, and compares what they end with.
 
-`python -m tests.faults.harness --kills 200 --report tests/faults/results.md`. One process loads the libraries once and
-forks each process that is to be killed, so that a kill costs about a second; all share one Prefect server. Each process
-that is started first proves that what the kill before it left in place is whole and equal to the unbroken run's. One
-that is over before its kill is compared as the others are, and counts for none.
+`OPENBLAS_NUM_THREADS=1 python -m tests.faults.harness --kills 200 --report tests/faults/results.md`. One process loads
+the libraries once and forks each process that is to be killed, so that a kill costs about a second; all share one
+Prefect server. A process in which threads are at work cannot be forked: numpy's, which no stage uses, are left out;
+torch's begin in the forked processes, as many as users have. Each process that is started first proves that what the
+kill before it left in place is whole and equal to the unbroken run's. One that is over before its kill is compared as
+the others are, and counts for none.
 """
 
 import argparse
@@ -103,11 +105,18 @@ def write_down(at: Range, seconds: float, options: argparse.Namespace) -> None:
 
 
 def preload() -> None:
-    """Imports what the processes need, so that no forked one has to."""
+    """Imports what the processes need, so that no forked one has to.
+
+    This process has one thread, after which it can be forked; each stage of a forked one takes torch's own number.
+    """
     import importlib
 
     import torch
 
+    from stages.model.determinism import default_threads
+
+    default_threads()
+    torch.set_num_threads(1)
     for name in (
         "flows.train",
         "flows.stage",
@@ -128,7 +137,6 @@ def preload() -> None:
     for room in ("prompts", "warmstart", "sample", "score", "advantage", "update", "evaluate"):
         importlib.import_module(f"stages.{room}.stage")
     importlib.import_module("stages.sample.transformers_engine")
-    torch.set_num_threads(1)
 
 
 if __name__ == "__main__":

@@ -51,10 +51,10 @@ ALL = Training(
 
 
 def train(at: Range, run: str, overrides: Overrides) -> None:
-    """Trains a run in this process."""
+    """Trains a run in this process, with the threads that torch takes by itself."""
     from flows.train import train as flow
 
-    flow(str(SMALL), run, overrides=overrides, artifacts=str(at.runs))
+    flow(str(SMALL), run, overrides=overrides | {"hardware.threads": None}, artifacts=str(at.runs))
 
 
 @dataclass

@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.busy import default_threads
 from tests.flows.conftest import ROOT, environment
 
 
 def kill(*options: str | Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "tests.faults.harness", *map(str, options)]
-    return subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, check=False)
+    variables = default_threads(environment()) | {"OPENBLAS_NUM_THREADS": "1"}
+    return subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True, check=False)
 
 
 def test_twenty_kills_lose_nothing(tmp_path):
