@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from stages.sample.config import SamplingConfig
-from stages.sample.draw import distribution, draw_tokens, uniforms
+from stages.sample.draw import distribution, draw_tokens, exact_cumulative, uniforms
 
 LOGITS = torch.tensor([[0.5, 0.3, 0.15, 0.05]]).log() + 3  # any shift
 
@@ -55,3 +55,11 @@ def test_a_row_of_uniform_numbers_depends_on_its_seed_alone():
     assert torch.equal(uniforms([3, 5, 7], 10)[1], uniforms([5], 10)[0])
     assert torch.equal(uniforms([5], 10)[0, :4], uniforms([5], 4)[0])
     assert not torch.equal(uniforms([5], 10), uniforms([6], 10))
+
+
+def test_the_cumulative_sum_of_a_gpu_is_exact_and_rises():
+    parts = torch.rand(3, 50_000, generator=torch.Generator().manual_seed(0))
+    summed = exact_cumulative(parts)
+    assert torch.allclose(summed.double(), parts.double().cumsum(-1), rtol=1e-7, atol=1e-6)
+    assert bool((summed.diff() >= 0).all())
+    assert exact_cumulative(torch.tensor([[0.5, 0.25, 0.0, 0.25]])).tolist() == [[0.5, 0.75, 0.75, 1.0]]
