@@ -19,6 +19,7 @@ PARTS = {
     "update": "update:measure",
     "long": "update:measure_long",
     "wide": "update:measure_wide",
+    "deterministic": "update:measure_deterministic",
     "sampling": "sampling:measure",
     "tax": "tax:measure",
     "startup": "startup:measure",

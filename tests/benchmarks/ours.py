@@ -41,19 +41,22 @@ def attention(profiled: bool) -> Iterator[Figures]:
     told["attention"] = sum(op.self_cpu_time_total for op in ops) / 1e6
 
 
-def update(turns: Turns, work: str, trim: bool = False, profiled: bool = False) -> None:
+def update(turns: Turns, work: str, trim: bool = False, profiled: bool = False, deterministic: bool = True) -> None:
     """The stage `update`, from its tables to the written policy and optimizer state, iteration after iteration.
 
     All have the same rollouts, as TRL's steps have; from the second one on there is an optimizer state. With `trim`
-    what the allocator keeps is given back after each, and the rest told as `left` (MiB).
+    what the allocator keeps is given back after each, and the rest told as `left` (MiB). `deterministic` is
+    `hardware.deterministic`.
     """
     import polars as pl
 
     from stages.contract.manifest import read_manifest
     from stages.contract.workspace import Job
+    from stages.model.determinism import set_deterministic
     from stages.update import stage
     from stages.update.config import UpdateConfig
 
+    set_deterministic(deterministic)
     made, config = make(WORKS[work]), UpdateConfig.model_validate(settings(work))
     with tempfile.TemporaryDirectory(dir=CACHE) as folder:
         paths = RunPaths(Path(folder) / "run")

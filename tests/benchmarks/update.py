@@ -9,6 +9,8 @@ from tests.benchmarks.side import Figures, Side, in_turns, middle
 from tests.benchmarks.works import CACHE, WORKS, make, model_folder
 
 TIME, MEMORY, WIDE_TIME, WIDE_MEMORY = 0.5, 0.6, 1.0, 0.25
+DETERMINISTIC = 1.02
+"""Time with `hardware.deterministic` beside the time without; the excess is within the noise of these runs."""
 
 
 def best_micro_batch(settings: Settings, name: str) -> int:
@@ -57,6 +59,28 @@ def measure_wide(settings: Settings) -> Part:
     return Part(rows, f"D, {settings.told()}, {settings.told_runs()}: forward and backward passes; {same_work(found)}")
 
 
+def measure_deterministic(settings: Settings) -> Part:
+    """Time and memory of works B and C with `hardware.deterministic` and without."""
+    rows = []
+    for name in ("b", "c"):
+        make(WORKS[name])
+        with (
+            Side(ours.update, settings.threads, settings.log("ours-on"), work=name) as on,
+            Side(ours.update, settings.threads, settings.log("ours-off"), work=name, deterministic=False) as off,
+        ):
+            found = in_turns({"on": on, "off": off}, settings.runs, settings.say)
+        same_work(found)
+        told = f"update, {name.upper()}, hardware.deterministic on beside off"
+        rows.append(at_most(told, *(middle(side) for side in found.values()), DETERMINISTIC, "s"))
+        rows.append(peak_row("… its peak memory", *(middle(side, "peak") for side in found.values())))
+    return Part(rows, f"B and C, {settings.told()}, {settings.told_runs()}.")
+
+
+def peak_row(what: str, mine: float, other: float) -> Row:
+    """A row of two peaks of memory, of which nothing is wanted."""
+    return Row(what, f"{mine:.0f} MiB", f"{other:.0f} MiB", mine / other)
+
+
 def measured(settings: Settings, name: str) -> Part:
     """Rows of one work."""
     found, told = beside_trl(settings, name)
@@ -69,7 +93,7 @@ def measured(settings: Settings, name: str) -> Part:
     rows = [
         at_most(f"update, {name.upper()}, {settings.told()}", middle(mine), middle(theirs), TIME, "s"),
         at_most(f"… its peak memory, {name.upper()}", *peaks, MEMORY, "MiB"),
-        Row("… above what the imports take", *(f"{peak:.0f} MiB" for peak in above), above[0] / above[1]),
+        peak_row("… above what the imports take", *above),
         Row("… of it libraries and policy", f"{left:.0f} MiB"),
         Row("… with reading, loading and writing all", f"{middle(mine, 'whole'):.1f} s"),
     ]
