@@ -16,8 +16,9 @@ from stages.contract.config import Config
 from stages.contract.errors import GrpoError
 
 READY = "ready"
-LIMIT = 90.0
-"""Seconds to register what is offered; after that the worker writes where it hangs into its log, and ends."""
+LIMIT = 300.0
+"""Seconds to register what is offered, also beside other work (some ten on two idle cores); after that the worker writes
+where it hangs into its log, and ends."""
 RESTARTED = "grpo serve was ended while it ran; it goes on from the last stage in place"
 
 

@@ -98,7 +98,7 @@ def serving(folder: Path, *options: str, **variables: str) -> Iterator[Served]:
         )
     try:
         ready = eventually(
-            lambda: re.search(r"http://\S+", log.read_text()) or process.poll() is not None, 240, log.read_text
+            lambda: re.search(r"http://\S+", log.read_text()) or process.poll() is not None, 700, log.read_text
         )
         assert process.poll() is None, log.read_text()
         yield Served(folder, ready.group(), process, log)

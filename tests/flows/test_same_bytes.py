@@ -52,6 +52,7 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.load
 @pytest.mark.parametrize(
     "kind", [name if name == "reward model" else pytest.param(name, marks=pytest.mark.long) for name in KINDS]
 )

@@ -37,6 +37,7 @@ def digests(policy, *options):
     return json.loads(done.stdout)
 
 
+@pytest.mark.load
 @pytest.mark.parametrize(
     ("times", "mode"),
     [
