@@ -17,7 +17,7 @@ from stages.contract.errors import GrpoError
 
 READY = "ready"
 LIMIT = 300.0
-"""Seconds to register what is offered, also beside other work (some ten on two idle cores); after that the worker writes
+"""Seconds to register what is offered, beside other work too (some ten on two idle cores); after that the worker writes
 where it hangs into its log, and ends."""
 RESTARTED = "grpo serve was ended while it ran; it goes on from the last stage in place"
 
