@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from flows.config import RunConfig, dump_config, with_settings
+from flows.config.schema import RunConfig, dump_config, with_settings
 from flows.needs import missing_for, never_made_for
 from flows.records import Record, now, read_record, write_record
 from flows.resume import examine

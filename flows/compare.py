@@ -3,8 +3,8 @@
 from typing import Any
 
 from flows.branch import read_fork
-from flows.config import RunConfig
-from flows.differences import differing
+from flows.config.diff import differing
+from flows.config.schema import RunConfig
 from flows.pictures import Curve, Panel, draw
 from flows.replay import circumstances
 from flows.resume import place_of, stages_of

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from flows.config import RunConfig
+from flows.config.schema import RunConfig
 from flows.runs import ARTIFACTS
 from stages.contract import tables
 from stages.contract.errors import GrpoError

@@ -6,7 +6,7 @@ from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict
 
-from flows.config import Gate, RunConfig, with_settings
+from flows.config.schema import Gate, RunConfig, with_settings
 from flows.records import Record, now, read_record, write_record
 from flows.runs import History
 from stages.contract.digest import names_digest

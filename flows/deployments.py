@@ -16,9 +16,9 @@ from prefect.flows import Flow
 from prefect.types.entrypoint import EntrypointType
 
 from flows.automations import apply, crash_rules
+from flows.config.forms import shaped
 from flows.evaluate import evaluate
 from flows.fork import fork
-from flows.forms import shaped
 from flows.nightly import nightly
 from flows.nights import NightSchedule
 from flows.publish import key_of

@@ -9,9 +9,9 @@ from prefect.states import Completed
 from pydantic import Field
 
 from flows import progress
+from flows.config.forms import EvaluateOverrides
+from flows.config.overrides import without_hardware
 from flows.failing import in_one_sentence
-from flows.forms import EvaluateOverrides
-from flows.layers import without_hardware
 from flows.publish import published
 from flows.runs import ARTIFACTS, History, chosen, held, open_run
 from flows.tasks import run_stage

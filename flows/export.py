@@ -3,7 +3,7 @@
 import shutil
 from pathlib import Path
 
-from flows.config import RunConfig
+from flows.config.schema import RunConfig
 from flows.resume import examine
 from flows.runs import History, chosen
 from stages.contract.commit import new_folder

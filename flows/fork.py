@@ -9,8 +9,8 @@ from prefect.runtime import flow_run
 from pydantic import Field
 
 from flows import branch, progress
+from flows.config.forms import ForkOverrides
 from flows.failing import in_one_sentence
-from flows.forms import ForkOverrides
 from flows.runs import ARTIFACTS
 from flows.train import train
 from stages.contract.paths import RunPaths

@@ -17,7 +17,7 @@ from prefect.input import RunInput
 from prefect.runtime import deployment, flow_run
 from pydantic import Field
 
-from flows.config import Gate, RunConfig
+from flows.config.schema import Gate, RunConfig
 from flows.decisions import (
     Decision,
     Question,

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from flows.config import RunConfig
+from flows.config.schema import RunConfig
 from flows.resume import examine
 from flows.runs import History
 from stages.advantage.config import goes_on

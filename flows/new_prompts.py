@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from flows import progress
-from flows.config import RunConfig
+from flows.config.schema import RunConfig
 from flows.runs import History
 from flows.tasks import run_stage
 from stages.contract.manifest import stage_folders

@@ -15,7 +15,7 @@ from prefect.runtime import flow_run
 from prefect.states import Completed
 
 from flows import progress
-from flows.config import NightsConfig, RunConfig, with_settings
+from flows.config.schema import NightsConfig, RunConfig, with_settings
 from flows.failing import in_one_sentence
 from flows.gate import pass_gate
 from flows.needs import missing_for

@@ -7,8 +7,8 @@ from typing import Any
 import polars as pl
 
 from flows import progress
-from flows.config import HardwareConfig, RunConfig
-from flows.layers import without_hardware
+from flows.config.overrides import without_hardware
+from flows.config.schema import HardwareConfig, RunConfig
 from flows.phases import policy_before, prompts_before
 from flows.resume import departing
 from flows.runs import History, background_of, open_run

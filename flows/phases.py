@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from flows import progress
-from flows.config import RunConfig
+from flows.config.schema import RunConfig
 from flows.export import proved_policy
 from flows.promotion import proved_promoted
 from flows.runs import History, chosen, open_run

@@ -6,7 +6,7 @@ from typing import Any
 from pydantic import Field
 
 from flows.branch import read_fork
-from flows.config import RunConfig
+from flows.config.schema import RunConfig
 from flows.records import Record, now, read_record, write_record
 from flows.resume import state_of
 from flows.runs import History

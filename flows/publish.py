@@ -27,7 +27,7 @@ from prefect.context import FlowRunContext, TaskRunContext
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
 from flows import progress
-from flows.config import RunConfig, read_yaml
+from flows.config.schema import RunConfig, read_yaml
 from flows.report import Row, report, row, total_seconds
 from flows.resume import place_of
 from flows.runs import History

@@ -4,7 +4,7 @@ from typing import Any
 
 import polars as pl
 
-from flows.config import RunConfig
+from flows.config.schema import RunConfig
 from flows.resume import StageState, examine, place_of
 from flows.runs import History, chosen
 from flows.summary import iteration_metrics

@@ -9,7 +9,7 @@ from typing import Any
 import polars as pl
 
 from flows.branch import clear_left, link
-from flows.config import RunConfig
+from flows.config.schema import RunConfig
 from flows.perform import perform
 from flows.resume import place_of, stages_of, state_of
 from flows.runs import History

@@ -9,7 +9,7 @@ from typing import Any
 
 import polars as pl
 
-from flows.config import RunConfig
+from flows.config.schema import RunConfig
 from flows.pictures import Curve, Panel, draw
 from flows.resume import StageState, examine, place_of, stages_of
 from flows.runs import History

@@ -9,8 +9,8 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed
 from pydantic import Field
 
+from flows.config.forms import RescoreOverrides
 from flows.failing import in_one_sentence
-from flows.forms import RescoreOverrides
 from flows.publish import key_of
 from flows.rescoring import iterations_of, other_rewards, place_for
 from flows.rescoring import rescore as compare

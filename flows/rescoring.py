@@ -8,8 +8,8 @@ from typing import Any
 import polars as pl
 
 from flows import progress
-from flows.config import RunConfig, make_config, read_yaml
-from flows.layers import apply_overrides
+from flows.config.overrides import apply_overrides
+from flows.config.schema import RunConfig, make_config, read_yaml
 from flows.perform import prepared
 from flows.resume import departing
 from flows.runs import History, ranges

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from flows.config import RunConfig, with_settings
+from flows.config.schema import RunConfig, with_settings
 from flows.runs import History
 from stages.contract.errors import ConfigError
 from stages.contract.manifest import Manifest

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from flows.config import KeepConfig, RunConfig
+from flows.config.schema import KeepConfig, RunConfig
 from flows.needs import needed_by
 from flows.promotion import promoted
 from flows.resume import made_by

@@ -8,10 +8,10 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
 from flows import progress
-from flows.config import read_config
+from flows.config.forms import TrainOverrides
+from flows.config.preflight import check_outside
+from flows.config.schema import read_config
 from flows.failing import in_one_sentence
-from flows.forms import TrainOverrides
-from flows.outside import check_outside
 from flows.phases import check_phase
 from flows.publish import published, reward_model_name
 from flows.resume import REWARD_MODEL, stages_of

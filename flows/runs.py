@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
-from flows.config import RunConfig, dump_config, make_config, read_yaml
-from flows.differences import differences
+from flows.config.diff import differences
+from flows.config.schema import RunConfig, dump_config, make_config, read_yaml
 from stages.contract.background import Background, is_coming
 from stages.contract.commit import aside, finish, write_text
 from stages.contract.digest import file_digest

@@ -10,9 +10,9 @@ from prefect.states import Completed
 from pydantic import Field
 
 from flows import progress
+from flows.config.forms import StageOverrides
+from flows.config.overrides import without_hardware
 from flows.failing import in_one_sentence
-from flows.forms import StageOverrides
-from flows.layers import without_hardware
 from flows.publish import published
 from flows.report import stale
 from flows.resume import after, examine, place_of, stages_of

@@ -1,6 +1,6 @@
 """The figures of an iteration, as the manifests of its stages say."""
 
-from flows.config import RunConfig
+from flows.config.schema import RunConfig
 from flows.resume import place_of, stages_of
 from flows.runs import History
 

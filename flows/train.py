@@ -7,12 +7,12 @@ from prefect import flow
 from pydantic import Field
 
 from flows import progress
-from flows.config import RunConfig, read_config
+from flows.config.forms import TrainOverrides
+from flows.config.preflight import check_outside
+from flows.config.schema import RunConfig, read_config
 from flows.failing import in_one_sentence
-from flows.forms import TrainOverrides
 from flows.gate import pass_gate
 from flows.new_prompts import next_to_draw, take_up
-from flows.outside import check_outside
 from flows.phases import check_phase
 from flows.publish import published, train_name
 from flows.resume import examine, stages_of, state_of

@@ -78,7 +78,7 @@ def test_stages_know_nothing_of_prefect() -> None:
 def test_advantages_and_configurations_need_neither_torch_nor_transformers() -> None:
     modules = {
         module_of(path) for path in sources("stages") if path.endswith("/config.py") or "/advantage/" in path
-    } | {"flows.config"}
+    } | {"flows.config.schema"}
     assert {f"stages.{room}.config" for room in ROOMS} | {"stages.advantage.stage"} <= modules
     loaded = loaded_by(modules)
     assert {"stages", "flows", "polars", "pydantic"} <= loaded
@@ -100,7 +100,7 @@ def test_the_law_of_imports_sees_what_breaks_it() -> None:
         assert told("stages/sample/draw.py", f"def f():\n    {line}") == 1
         assert told("stages/model/load.py", line) == told("stages/contract/paths.py", line) == 1
         assert told("stages/score/stage.py", line) == 0
-    assert told("stages/sample/draw.py", "from flows.config import RunConfig") == 1
+    assert told("stages/sample/draw.py", "from flows.config.schema import RunConfig") == 1
     assert told("stages/contract/paths.py", "from stages.model import load") == 1
     assert told("stages/sample/draw.py", "from stages.model import load") == 0
     assert told("stages/sample/draw.py", "from stagesets import score") == 0
@@ -137,7 +137,7 @@ def test_decorators_are_seen_in_each_of_their_forms() -> None:
 def test_yaml_is_read_in_one_file() -> None:
     modules = sources("flows") | sources("stages")
     assert [path for path, tree in modules.items() if "yaml" in {name.split(".")[0] for name in imported(tree)}] == [
-        "flows/config.py"
+        "flows/config/schema.py"
     ]
 
 

@@ -25,7 +25,7 @@ def fork(
 ) -> None:
     """Makes a run that shares another one's earlier iterations, without a copy, and goes on from there."""
     from flows.branch import fork as make
-    from flows.config import parse_overrides
+    from flows.config.schema import parse_overrides
 
     new = make(artifacts, run, at, name, parse_overrides(set_ or []), say)
     where = "" if artifacts == ARTIFACTS else f" --artifacts {artifacts}"
@@ -106,7 +106,7 @@ def replay(
 
     The hardware's settings are those of the first time, or what --set hardware.threads=4 says. Exit code 1: not equal.
     """
-    from flows.config import parse_overrides
+    from flows.config.schema import parse_overrides
     from flows.replay import replay as again
     from flows.runs import open_run
 

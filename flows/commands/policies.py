@@ -69,7 +69,7 @@ def model(
     """Makes a model folder that a configuration can start from, once, without the network."""
     if name != "smollm2":
         raise ConfigError(f"no model {name!r}; there is smollm2")
-    from flows.outside import MODELS
+    from flows.config.preflight import MODELS
     from stages.model.smollm2 import make_smollm2
 
     folder = to or artifacts / MODELS / name

@@ -139,7 +139,7 @@ def report(
 @app.command()
 def fields() -> None:
     """Lists the configuration's fields with their defaults and meanings, as Markdown."""
-    from flows.fields import markdown
+    from flows.config.reference import markdown
 
     print(markdown())
 

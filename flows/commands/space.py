@@ -24,7 +24,7 @@ def retain(
 
     The rule is the run's `keep`, or what --set says, e.g. --set keep.last=2 --set keep.every=10.
     """
-    from flows.config import parse_overrides, with_settings
+    from flows.config.schema import parse_overrides, with_settings
     from flows.resume import examine
     from flows.retain import plan, remove
     from flows.runs import History, held, open_run

@@ -22,8 +22,8 @@ def train(
     artifacts: Artifacts = ARTIFACTS,
 ) -> None:
     """Trains a run, or goes on with it from the last stage in place."""
-    from flows.config import parse_overrides, read_config
-    from flows.outside import check_outside
+    from flows.config.preflight import check_outside
+    from flows.config.schema import parse_overrides, read_config
     from flows.phases import check_phase
     from flows.resume import examine
     from flows.runs import History, check_same
@@ -60,8 +60,8 @@ def reward_model(
     artifacts: Artifacts = ARTIFACTS,
 ) -> None:
     """Trains the reward model of a run from preferences; `grpo train` does too, and goes on from there."""
-    from flows.config import parse_overrides, read_config
-    from flows.outside import check_outside
+    from flows.config.preflight import check_outside
+    from flows.config.schema import parse_overrides, read_config
     from flows.phases import check_phase
     from flows.resume import REWARD_MODEL
     from flows.runs import History, check_same
@@ -118,7 +118,7 @@ def stage(
     artifacts: Artifacts = ARTIFACTS,
 ) -> None:
     """Runs one stage of one iteration again, and says what that made stale."""
-    from flows.config import parse_overrides
+    from flows.config.schema import parse_overrides
     from flows.resume import ITERATION, REWARD_MODEL, START
     from flows.runs import open_run
     from flows.server import prefect_server

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flows.config import RunConfig, read_config
+from flows.config.schema import RunConfig, read_config
 from flows.perform import perform
 from flows.resume import place_of, stages_of, state_of
 from flows.runs import History, writing

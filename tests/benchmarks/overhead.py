@@ -18,7 +18,7 @@ from unittest.mock import patch
 from rich.console import Console
 
 from flows import progress
-from flows.config import RunConfig, read_config
+from flows.config.schema import RunConfig, read_config
 from flows.display import Display
 from flows.perform import perform
 from flows.resume import stages_of, state_of

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.config import make_config, read_yaml
+from flows.config.schema import make_config, read_yaml
 from flows.perform import perform
 from flows.reading import completions, sql
 from flows.resume import ITERATION, examine

@@ -8,7 +8,7 @@ import pytest
 
 from flows.branch import fork
 from flows.compare import compare
-from flows.config import KeepConfig
+from flows.config.schema import KeepConfig
 from flows.lineage import lineage
 from flows.perform import perform
 from flows.reading import sql

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from flows.config import RunConfig, read_yaml
+from flows.config.schema import RunConfig, read_yaml
 from flows.runs import open_run
 from stages.contract.columns import SUPERVISED_STEPS
 from stages.contract.errors import ArtifactError, ConfigError, ModelError

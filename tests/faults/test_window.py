@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from flows.branch import fork
-from flows.config import KeepConfig, RunConfig
+from flows.config.schema import KeepConfig, RunConfig
 from flows.perform import perform
 from flows.resume import examine
 from flows.retain import retain

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from flows.config import KeepConfig
+from flows.config.schema import KeepConfig
 from flows.perform import perform
 from flows.retain import plan, remove
 from flows.runs import held, open_run

@@ -6,8 +6,16 @@ from typing import Any
 import pytest
 import yaml
 
-from flows.config import RunConfig, apply_overrides, dump_config, make_config, parse_overrides, read_config, read_yaml
-from flows.differences import differences
+from flows.config.diff import differences
+from flows.config.schema import (
+    RunConfig,
+    apply_overrides,
+    dump_config,
+    make_config,
+    parse_overrides,
+    read_config,
+    read_yaml,
+)
 from flows.runs import check_same
 from stages.contract.config import config_digest
 from stages.contract.errors import ConfigError

@@ -13,8 +13,8 @@ import yaml
 from typer.testing import CliRunner
 
 from flows.cli import app
-from flows.config import dump_config, make_config
-from flows.layers import apply_overrides
+from flows.config.overrides import apply_overrides
+from flows.config.schema import dump_config, make_config
 from flows.perform import perform
 from flows.replay import replay
 from flows.resume import state_of

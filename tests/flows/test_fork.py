@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from flows.branch import fork, link, read_fork
-from flows.config import read_config
+from flows.config.schema import read_config
 from flows.perform import perform
 from flows.resume import ITERATION, examine
 from flows.runs import History, open_run

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import yaml
 
-from flows.config import CONVENTIONS, RunConfig, dump_config, make_config, read_config, read_yaml
-from flows.layers import chosen, laid_over
+from flows.config.overrides import chosen, laid_over
+from flows.config.schema import CONVENTIONS, RunConfig, dump_config, make_config, read_config, read_yaml
 from stages.advantage.stage import advantage_rows
 from stages.contract.errors import ConfigError
 from tests.advantage.numbers import table

@@ -10,7 +10,7 @@ from collections import Counter
 import polars as pl
 import pytest
 
-from flows.config import read_config
+from flows.config.schema import read_config
 from flows.phases import check_phase
 from flows.resume import state_of
 from flows.runs import History, open_run

@@ -14,7 +14,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from flows.branch import fork
-from flows.config import NightsConfig, RunConfig, read_config
+from flows.config.schema import NightsConfig, RunConfig, read_config
 from flows.decisions import decide
 from flows.nightly import _Desk, departures, spend
 from flows.nights import (

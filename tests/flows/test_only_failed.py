@@ -5,7 +5,7 @@ import shutil
 import polars as pl
 import pytest
 
-from flows.config import read_config
+from flows.config.schema import read_config
 from flows.lineage import lineage
 from flows.perform import perform
 from flows.replay import replay

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from flows.config import dump_config, make_config
+from flows.config.schema import dump_config, make_config
 from flows.data import look_at
 from flows.lineage import lineage
 from flows.perform import perform

@@ -6,7 +6,7 @@ import shutil
 import polars as pl
 import pytest
 
-from flows.config import KeepConfig
+from flows.config.schema import KeepConfig
 from flows.perform import perform
 from flows.promotion import promote
 from flows.replay import replay, varying

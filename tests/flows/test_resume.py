@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 import pytest
 import yaml
 
-from flows.config import RunConfig, make_config
+from flows.config.schema import RunConfig, make_config
 from flows.resume import examine, stages_of
 from flows.runs import History
 from stages.contract.config import config_digest

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from flows.branch import fork
-from flows.config import KeepConfig, with_settings
+from flows.config.schema import KeepConfig, with_settings
 from flows.needs import removed_for_stale
 from flows.perform import perform
 from flows.promotion import promote
@@ -149,7 +149,7 @@ def test_while_the_last_optimizer_state_is_not_there_the_one_before_it_stays(run
 
 KILL = """
 import os, pathlib, signal, sys
-from flows.config import KeepConfig
+from flows.config.schema import KeepConfig
 from flows.retain import plan, remove
 from flows.runs import open_run
 paths, config = open_run(pathlib.Path(sys.argv[1]), "small")

@@ -5,7 +5,7 @@ import json
 import polars as pl
 import pytest
 
-from flows.config import make_config, read_config
+from flows.config.schema import make_config, read_config
 from flows.perform import perform
 from flows.rescoring import other_rewards, rescore
 from flows.resume import examine

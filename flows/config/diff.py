@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from flows.config import RunConfig
+from flows.config.schema import RunConfig
 from stages.contract.config import deciding
 
 

@@ -7,8 +7,8 @@ from typing import get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from flows.config import RunConfig
-from flows.explain import kind_of, models_in
+from flows.config.messages import kind_of, models_in
+from flows.config.schema import RunConfig
 
 
 def rows(

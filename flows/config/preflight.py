@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from flows.config import RunConfig
+from flows.config.schema import RunConfig
 from stages.contract.errors import ConfigError
 from stages.prompts.config import ReasoningGymSource
 from stages.score.inputs import outside_files

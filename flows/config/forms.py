@@ -19,9 +19,9 @@ from pydantic.fields import FieldInfo
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 
-from flows.config import RunConfig
-from flows.explain import kind_of, models_in
-from flows.layers import Dotted
+from flows.config.messages import kind_of, models_in
+from flows.config.overrides import Dotted
+from flows.config.schema import RunConfig
 
 LEFT = "as configured"
 """The tab of a section that changes nothing."""

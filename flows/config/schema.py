@@ -7,8 +7,8 @@ from typing import Any, Literal, Self
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from flows.explain import explain
-from flows.layers import Dotted, apply_overrides, chosen, laid_over
+from flows.config.messages import explain
+from flows.config.overrides import Dotted, apply_overrides, chosen, laid_over
 from stages.advantage.config import AdvantageConfig, Gae, Grpo, compares_groups, kl_of
 from stages.contract.config import Config, deciding, operational
 from stages.contract.errors import ConfigError
@@ -86,7 +86,7 @@ class RunConfig(Config):
     """Iterations to train; a run can be continued with more."""
     convention: Literal["deepseekmath", "trl", "verl", "openrlhf", "open_instruct", "nemo"] | None = None
     """Details in which frameworks differ, as the one named here has them, wherever this configuration does not say them
-    itself; what they are stands in `flows/conventions/<name>.yaml`. null takes this project's defaults."""
+    itself; what they are stands in `flows/config/conventions/<name>.yaml`. null takes this project's defaults."""
     prompts: PromptsConfig
     """Prompts: training and held-out."""
     warmstart: WarmstartConfig
