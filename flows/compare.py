@@ -2,14 +2,14 @@
 
 from typing import Any
 
-from flows.branch import read_fork
 from flows.config.diff import differing
 from flows.config.schema import RunConfig
 from flows.pictures import Curve, Panel, draw
 from flows.replay import circumstances
-from flows.resume import place_of, stages_of
-from flows.runs import History
-from flows.steady import steady
+from flows.runs.access import History
+from flows.runs.forking import read_fork
+from flows.runs.snapshot import steady
+from flows.runs.staleness import place_of, stages_of
 from flows.summary import iteration_metrics
 
 FIGURES = {

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from flows.config.schema import RunConfig
-from flows.runs import ARTIFACTS
+from flows.runs.access import ARTIFACTS
 from stages.contract import tables
 from stages.contract.errors import GrpoError
 from stages.contract.paths import RunPaths
@@ -80,7 +80,7 @@ def look_at(config: RunConfig, shown: int, artifacts: Path = ARTIFACTS) -> dict[
 
 def _before(config: RunConfig, artifacts: Path) -> tuple[Known | None, str | None]:
     """What the phases before were trained on, and why that is not known."""
-    from flows.phases import prompts_before
+    from flows.runs.phases import prompts_before
 
     try:
         folders = prompts_before(RunPaths.named(artifacts, config.run), config)
@@ -97,7 +97,7 @@ def _tokenizer(config: RunConfig, artifacts: Path) -> "tuple[PreTrainedTokenizer
 
         return character_tokenizer(model.characters), model.context_length, None
     if isinstance(model, RunModel):
-        from flows.phases import policy_before
+        from flows.runs.phases import policy_before
 
         try:
             path = policy_before(RunPaths.named(artifacts, config.run), config)

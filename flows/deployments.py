@@ -20,10 +20,10 @@ from flows.config.forms import shaped
 from flows.evaluate import evaluate
 from flows.fork import fork
 from flows.nightly import nightly
-from flows.nights import NightSchedule
 from flows.publish import key_of
 from flows.rescore import rescore
 from flows.reward_model import reward_model
+from flows.runs.nights import NightSchedule
 from flows.stage import stage
 from flows.train import train
 from stages.contract.errors import ConfigError

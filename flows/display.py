@@ -6,8 +6,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from flows.resume import place_of
-from flows.runs import History, open_run
+from flows.runs.access import History, open_run
+from flows.runs.staleness import place_of
 from flows.summary import SHOWN, iteration_metrics, seconds
 from stages.contract.paths import RunPaths
 

@@ -8,12 +8,12 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed
 from pydantic import Field
 
-from flows import progress
 from flows.config.forms import EvaluateOverrides
 from flows.config.overrides import without_hardware
 from flows.failing import in_one_sentence
 from flows.publish import published
-from flows.runs import ARTIFACTS, History, chosen, held, open_run
+from flows.runs import observers
+from flows.runs.access import ARTIFACTS, History, chosen, held, open_run
 from flows.tasks import run_stage
 from stages.contract.errors import ConfigError
 from stages.contract.paths import RunPaths
@@ -41,7 +41,7 @@ def evaluate(
     paths, config = open_run(Path(artifacts), run)
     settings = overrides or {}
     wanted = _policies(paths, first, last)
-    with held(paths, progress.say), published(paths, config):
+    with held(paths, observers.say), published(paths, config):
         for k in wanted:
             done = History(paths).manifest(k, "evaluate")
             otherwise = done is not None and done.overrides != without_hardware(settings)

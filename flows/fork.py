@@ -8,10 +8,10 @@ from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 from pydantic import Field
 
-from flows import branch, progress
 from flows.config.forms import ForkOverrides
 from flows.failing import in_one_sentence
-from flows.runs import ARTIFACTS
+from flows.runs import forking, observers
+from flows.runs.access import ARTIFACTS
 from flows.train import train
 from stages.contract.paths import RunPaths
 
@@ -40,8 +40,8 @@ def fork(
         artifacts: Folder of all runs.
     """
     new = RunPaths.named(Path(artifacts), name)
-    made = branch.read_fork(new) if flow_run.run_count > 1 else None  # by this flow run, before it was started anew
+    made = forking.read_fork(new) if flow_run.run_count > 1 else None  # by this flow run, before it was started anew
     if made is None or (made.run, made.iteration, made.overrides) != (run, at, overrides or {}):
-        branch.fork(Path(artifacts), run, at, name, overrides or {}, progress.say)
+        forking.fork(Path(artifacts), run, at, name, overrides or {}, observers.say)
     # No flow run of its own: a gate could not suspend it.
     return train.fn(str(new.config), None, iterations, None, artifacts) if go_on else None

@@ -18,7 +18,10 @@ from prefect.runtime import deployment, flow_run
 from pydantic import Field
 
 from flows.config.schema import Gate, RunConfig
-from flows.decisions import (
+from flows.reading import completions
+from flows.report import fenced, inline, markdown_table, row, visible
+from flows.runs.access import History
+from flows.runs.approvals import (
     Decision,
     Question,
     check_changes,
@@ -29,10 +32,7 @@ from flows.decisions import (
     read_question,
     write,
 )
-from flows.reading import completions
-from flows.records import now
-from flows.report import fenced, inline, markdown_table, row, visible
-from flows.runs import History
+from flows.runs.records import now
 from stages.contract.errors import ConfigError, GateError, GrpoError, RejectedError
 from stages.contract.paths import RunPaths
 

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass, field
 
-from flows import progress
 from flows.config.schema import RunConfig
-from flows.runs import History
+from flows.runs import observers
+from flows.runs.access import History
 from flows.tasks import run_stage
 from stages.contract.manifest import stage_folders
 from stages.contract.paths import MANIFEST, RunPaths
@@ -27,7 +27,7 @@ def take_up(paths: RunPaths, config: RunConfig) -> TakenUp:
         return TakenUp()
     found = new_files(paths, config.prompts)
     for problem in found.problems:
-        progress.say(f"new prompts are left out: {problem}")
+        observers.say(f"new prompts are left out: {problem}")
     if not found.tables:
         return TakenUp({}, found.problems)
     k = next_to_draw(paths)
@@ -37,7 +37,7 @@ def take_up(paths: RunPaths, config: RunConfig) -> TakenUp:
     fresh = int(manifest.metrics["train_prompts"] or 0)
     counted = {f"new prompts from iteration {k} on": fresh}
     counted |= {f"prompts left out: {reason}": count for reason, count in manifest.dropped.items()}
-    progress.say("; ".join(f"{count} {what}" for what, count in counted.items()))
+    observers.say("; ".join(f"{count} {what}" for what, count in counted.items()))
     return TakenUp(counted, found.problems)
 
 

@@ -14,13 +14,15 @@ from prefect.exceptions import Pause
 from prefect.runtime import flow_run
 from prefect.states import Completed
 
-from flows import progress
 from flows.config.schema import NightsConfig, RunConfig, with_settings
 from flows.failing import in_one_sentence
 from flows.gate import pass_gate
-from flows.needs import missing_for
 from flows.new_prompts import take_up
-from flows.nights import (
+from flows.publish import key_of, published
+from flows.report import inline, markdown_table, report, row
+from flows.runs import observers
+from flows.runs.access import ARTIFACTS, History, open_run, writing
+from flows.runs.nights import (
     Night,
     again,
     left_open,
@@ -33,12 +35,10 @@ from flows.nights import (
     write_night,
     zone,
 )
-from flows.promotion import against_promoted, baseline, promote, promoted, promotion, verdict
-from flows.publish import key_of, published
-from flows.report import inline, markdown_table, report, row
-from flows.resume import examine, state_of
-from flows.retain import retain
-from flows.runs import ARTIFACTS, History, open_run, writing
+from flows.runs.promotion import against_promoted, baseline, promote, promoted, promotion, verdict
+from flows.runs.requirements import missing_for
+from flows.runs.retention import retain
+from flows.runs.staleness import examine, state_of
 from flows.summary import seconds
 from flows.tasks import run_stage
 from flows.train import train_iteration
@@ -103,7 +103,7 @@ def spend(
     date = (scheduled or now).astimezone(here).date().isoformat()
     due = scheduled.astimezone(here) if scheduled else None
     try:
-        with writing(paths, config, progress.say):
+        with writing(paths, config, observers.say):
             night = read_night(paths, date)
             if skip := reason_to_skip(night, date, now, due, settings):
                 return _skipped(skip)
@@ -113,7 +113,7 @@ def spend(
 
 
 def _skipped(why: str) -> State[Any]:
-    progress.say(f"skipped: {why}")
+    observers.say(f"skipped: {why}")
     return Completed(name="Skipped", message=why)
 
 
@@ -188,7 +188,7 @@ class _Desk:
             train_iteration(self._paths, self._config, k)
             self.put(last=k, promoted=None)
             k += 1
-        retain(self._paths, self._config, k - 1, progress.say)
+        retain(self._paths, self._config, k - 1, observers.say)
         self.put(stopped=stop)
 
     def _pace(self, k: int) -> list[float]:
@@ -255,7 +255,7 @@ class _Desk:
             try:
                 create_markdown_artifact(page, key_of(name, "night"), f"{name}: the night of {night.date}")
             except Exception as error:  # the report is on disk, and a display is not worth a night
-                progress.say(f"the UI does not show the report: {str(error) or type(error).__name__}")
+                observers.say(f"the UI does not show the report: {str(error) or type(error).__name__}")
         if not night.promoted and night.last > night.before:
             emit_event(
                 HELD_BACK,
@@ -269,7 +269,7 @@ class _Desk:
             )
         self.put(status="done", ended=night.ended)
         told = f"{headline(night)}: {night.why}"
-        progress.say(told)
+        observers.say(told)
         return told
 
 

@@ -6,12 +6,12 @@ from typing import Any
 
 import polars as pl
 
-from flows import progress
 from flows.config.overrides import without_hardware
 from flows.config.schema import HardwareConfig, RunConfig
-from flows.phases import policy_before, prompts_before
-from flows.resume import departing
-from flows.runs import History, background_of, open_run
+from flows.runs import observers
+from flows.runs.access import History, background_of, open_run
+from flows.runs.phases import policy_before, prompts_before
+from flows.runs.staleness import departing
 from flows.secrets import with_keys
 from stages.contract.errors import ConfigError
 from stages.contract.machine import Machine
@@ -51,7 +51,7 @@ def perform(
         raise ConfigError(f"{foreign[0]}: the stage {stage} takes settings that begin with `{stage}.`")
     config = departing(history, config, k, overrides)
     machine = prepared(config.hardware if hardware is None else HardwareConfig.model_validate(hardware))
-    job = Job(paths, k, config.seed, own, progress.reporter(stage, k), machine, background_of(paths))
+    job = Job(paths, k, config.seed, own, observers.reporter(stage, k), machine, background_of(paths))
     if stage in _JUDGING:
         config = config.model_copy(update={"score": with_keys(config.score)})
     home = RunPaths(artifacts / root.name) if artifacts else paths

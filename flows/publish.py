@@ -26,11 +26,11 @@ from prefect.client.schemas.actions import ArtifactCreate, LogCreate
 from prefect.context import FlowRunContext, TaskRunContext
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
-from flows import progress
 from flows.config.schema import RunConfig, read_yaml
 from flows.report import Row, report, row, total_seconds
-from flows.resume import place_of
-from flows.runs import History
+from flows.runs import observers
+from flows.runs.access import History
+from flows.runs.staleness import place_of
 from flows.summary import SHOWN
 from stages.contract.errors import ConfigError
 from stages.contract.paths import RunPaths
@@ -107,7 +107,7 @@ def published(
         yield
         return
     publisher = Publisher(paths, config, iterations, context.flow_run.id, named)
-    with progress.watching(publisher):
+    with observers.watching(publisher):
         try:
             yield
         finally:
@@ -205,7 +205,7 @@ class Publisher:
             self._failing_since = self._failing_since or now
             if not self._told and (last or now - self._failing_since > TOLERATED):
                 self._told = True
-                progress.say(
+                observers.say(
                     f"Prefect's UI does not show this run's latest state: {str(error) or type(error).__name__}"
                 )
 

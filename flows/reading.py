@@ -5,8 +5,8 @@ from typing import Any
 import polars as pl
 
 from flows.config.schema import RunConfig
-from flows.resume import StageState, examine, place_of
-from flows.runs import History, chosen
+from flows.runs.access import History, chosen
+from flows.runs.staleness import StageState, examine, place_of
 from flows.summary import iteration_metrics
 from stages.contract import tables
 from stages.contract.columns import ADVANTAGES, KEY, ROLLOUTS, SCORES

@@ -8,12 +8,12 @@ from typing import Any
 
 import polars as pl
 
-from flows.branch import clear_left, link
 from flows.config.schema import RunConfig
 from flows.perform import perform
-from flows.resume import place_of, stages_of, state_of
-from flows.runs import History
-from flows.steady import steady
+from flows.runs.access import History
+from flows.runs.forking import clear_left, link
+from flows.runs.snapshot import steady
+from flows.runs.staleness import place_of, stages_of, state_of
 from stages.contract.background import await_all
 from stages.contract.difference import table_difference, tensors_difference
 from stages.contract.errors import ArtifactError, ConfigError, RunInUseError

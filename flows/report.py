@@ -11,8 +11,8 @@ import polars as pl
 
 from flows.config.schema import RunConfig
 from flows.pictures import Curve, Panel, draw
-from flows.resume import StageState, examine, place_of, stages_of
-from flows.runs import History
+from flows.runs.access import History
+from flows.runs.staleness import StageState, examine, place_of, stages_of
 from flows.summary import SHOWN, iteration_metrics, seconds
 from stages.contract.columns import KEY
 from stages.contract.paths import RunPaths

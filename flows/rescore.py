@@ -14,7 +14,7 @@ from flows.failing import in_one_sentence
 from flows.publish import key_of
 from flows.rescoring import iterations_of, other_rewards, place_for
 from flows.rescoring import rescore as compare
-from flows.runs import ARTIFACTS, open_run
+from flows.runs.access import ARTIFACTS, open_run
 
 
 @flow(name="rescore", flow_run_name="rescore · {run}", persist_result=False)

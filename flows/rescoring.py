@@ -7,12 +7,12 @@ from typing import Any
 
 import polars as pl
 
-from flows import progress
 from flows.config.overrides import apply_overrides
 from flows.config.schema import RunConfig, make_config, read_yaml
 from flows.perform import prepared
-from flows.resume import departing
-from flows.runs import History, ranges
+from flows.runs import observers
+from flows.runs.access import History, ranges
+from flows.runs.staleness import departing
 from flows.secrets import with_keys
 from stages.advantage.config import AdvantageConfig, goes_on
 from stages.contract import tables
@@ -192,7 +192,7 @@ def _trained(
     rollouts = desk.read(paths.stage(k, "sample") / "rollouts.parquet", ROLLOUTS)
     old = desk.read(paths.stage(k, "score") / "scores.parquet", SCORES)
     decode = decoder(desk, paths.policy(0), judges)
-    new = score_rows(rollouts, judges, device, decode, progress.reporter("rescore", k), k)
+    new = score_rows(rollouts, judges, device, decode, observers.reporter("rescore", k), k)
     frozen = ("reference_logprobs", "values")
     judged = tables.join(new.drop(frozen), old.select(*KEY, *frozen), f"scores of iteration {k}")
     method = _method(desk, config, k)

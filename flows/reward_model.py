@@ -7,15 +7,15 @@ from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
-from flows import progress
 from flows.config.forms import TrainOverrides
 from flows.config.preflight import check_outside
 from flows.config.schema import read_config
 from flows.failing import in_one_sentence
-from flows.phases import check_phase
 from flows.publish import published, reward_model_name
-from flows.resume import REWARD_MODEL, stages_of
-from flows.runs import ARTIFACTS, History, check_same, writing
+from flows.runs import observers
+from flows.runs.access import ARTIFACTS, History, check_same, writing
+from flows.runs.phases import check_phase
+from flows.runs.staleness import REWARD_MODEL, stages_of
 from flows.tasks import StageName, run_stage
 from stages.contract.errors import ConfigError
 from stages.contract.manifest import Manifest
@@ -42,7 +42,7 @@ def reward_model(
     if not check_same(paths, resolved):
         check_outside(resolved)
         check_phase(paths.root.parent, resolved)
-    with writing(paths, resolved, progress.say), published(paths, resolved):
+    with writing(paths, resolved, observers.say), published(paths, resolved):
         for stage in stages_of(History(paths), resolved, 0):
             if stage != "evaluate":
                 hardware = resolved.hardware.model_dump()

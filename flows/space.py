@@ -3,7 +3,7 @@
 from collections import Counter
 from pathlib import Path
 
-from flows.retain import OPTIMIZERS, WEIGHTS
+from flows.runs.retention import OPTIMIZERS, WEIGHTS
 from stages.contract.paths import RunPaths
 
 REWARD_MODEL = "model"

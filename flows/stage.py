@@ -9,14 +9,14 @@ from prefect.runtime import flow_run
 from prefect.states import Completed
 from pydantic import Field
 
-from flows import progress
 from flows.config.forms import StageOverrides
 from flows.config.overrides import without_hardware
 from flows.failing import in_one_sentence
 from flows.publish import published
 from flows.report import stale
-from flows.resume import after, examine, place_of, stages_of
-from flows.runs import ARTIFACTS, History, held, open_run
+from flows.runs import observers
+from flows.runs.access import ARTIFACTS, History, held, open_run
+from flows.runs.staleness import after, examine, place_of, stages_of
 from flows.tasks import StageName, run_stage
 from flows.train import make
 from stages.contract.errors import ConfigError
@@ -65,7 +65,7 @@ def stage(
         raise ConfigError(
             f"through is {through}: an iteration from {iteration} to {last}, the last one there is, is wanted"
         )
-    with held(paths, progress.say), published(paths, config):
+    with held(paths, observers.say), published(paths, config):
         force = force and not (flow_run.run_count > 1 and _made_with(History(paths), iteration, stage, settings))
         done = run_stage(str(paths.root), stage, iteration, force, settings, None, only_failed, return_state=True)
         done.result()

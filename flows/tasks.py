@@ -8,12 +8,12 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
-from flows import progress
 from flows.failing import in_one_sentence
 from flows.perform import SCORES, perform
 from flows.publish import task_name
-from flows.resume import state_of
-from flows.runs import History, open_run
+from flows.runs import observers
+from flows.runs.access import History, open_run
+from flows.runs.staleness import state_of
 
 StageName = Literal["prompts", "warmstart", "reward_model", "sample", "score", "advantage", "update", "evaluate"]
 
@@ -56,5 +56,5 @@ def run_stage(
     perform(root, stage, iteration, overrides, hardware, former)
     again = state.reason if state.status == "stale" else "it was asked for"
     told = "done for the first time" if state.status == "missing" else f"done again: {again}"
-    progress.stage_done(paths, stage, iteration, told)
+    observers.stage_done(paths, stage, iteration, told)
     return Completed(message=told)

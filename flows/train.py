@@ -6,18 +6,18 @@ from typing import Annotated, cast
 from prefect import flow
 from pydantic import Field
 
-from flows import progress
 from flows.config.forms import TrainOverrides
 from flows.config.preflight import check_outside
 from flows.config.schema import RunConfig, read_config
 from flows.failing import in_one_sentence
 from flows.gate import pass_gate
 from flows.new_prompts import next_to_draw, take_up
-from flows.phases import check_phase
 from flows.publish import published, train_name
-from flows.resume import examine, stages_of, state_of
-from flows.retain import retain
-from flows.runs import ARTIFACTS, History, check_same, writing
+from flows.runs import observers
+from flows.runs.access import ARTIFACTS, History, check_same, writing
+from flows.runs.phases import check_phase
+from flows.runs.retention import retain
+from flows.runs.staleness import examine, stages_of, state_of
 from flows.tasks import StageName, run_stage
 from stages.contract.paths import RunPaths
 
@@ -48,20 +48,20 @@ def train(
         check_outside(resolved)
         check_phase(paths.root.parent, resolved)
     last = iterations or resolved.iterations
-    with writing(paths, resolved, progress.say), published(paths, resolved, last, "iteration"):
+    with writing(paths, resolved, observers.say), published(paths, resolved, last, "iteration"):
         if next_to_draw(paths) <= last:
             take_up(paths, resolved)
         history = History(paths)
         todo = [state for state in examine(history, resolved, last) if state.status != "current"]
         first = todo[0].iteration if todo else None
         if stale := next((state for state in todo if state.status == "stale"), None):
-            progress.say(
+            observers.say(
                 f"{stale.stage} of iteration {stale.iteration} is stale ({stale.reason}): it and what follows from it "
                 "are made again, what they replace moves to superseded"
             )
         for k in range(last + 1 if first is None else first, last + 1):
             train_iteration(paths, resolved, k)
-        retain(paths, resolved, last, progress.say)
+        retain(paths, resolved, last, observers.say)
 
 
 def train_iteration(paths: RunPaths, config: RunConfig, k: int) -> None:
@@ -73,8 +73,8 @@ def train_iteration(paths: RunPaths, config: RunConfig, k: int) -> None:
     for stage in stages_of(History(paths), config, k):
         make(paths, config, k, cast(StageName, stage))
         if stage == "sample":
-            retain(paths, config, k - 1, progress.say)
-    progress.iteration_done(paths, k)
+            retain(paths, config, k - 1, observers.say)
+    observers.iteration_done(paths, k)
 
 
 def make(paths: RunPaths, config: RunConfig, k: int, stage: StageName) -> None:

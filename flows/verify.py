@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from flows.resume import other_inputs, place_of
-from flows.runs import History, link_in
+from flows.runs.access import History, link_in
+from flows.runs.staleness import other_inputs, place_of
 from flows.verify_records import records_problems
 from stages.contract.background import await_all
 from stages.contract.commit import aside

@@ -3,11 +3,11 @@
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from flows.branch import read_fork
-from flows.decisions import file_of, read_gate
-from flows.nights import read_night
-from flows.promotion import promotion
-from flows.runs import History, read_config_file
+from flows.runs.access import History, read_config_file
+from flows.runs.approvals import file_of, read_gate
+from flows.runs.forking import read_fork
+from flows.runs.nights import read_night
+from flows.runs.promotion import promotion
 from stages.contract.digest import file_digest
 from stages.contract.errors import ArtifactError, ConfigError, VersionError
 from stages.contract.paths import MANIFEST, RunPaths

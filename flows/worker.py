@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from flows.flow_process import SLOTS
-from flows.nights import NightSchedule
 from flows.notifications import Notifications
+from flows.runs.nights import NightSchedule
 from flows.server import end_with_parent
 from stages.contract.config import Config
 from stages.contract.errors import GrpoError

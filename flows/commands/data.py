@@ -8,7 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from flows.commands.options import Artifacts, Json, Set, console, say, write_json
-from flows.runs import ARTIFACTS
+from flows.runs.access import ARTIFACTS
 
 app = typer.Typer()
 

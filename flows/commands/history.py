@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.tree import Tree
 
 from flows.commands.options import Artifacts, Json, Run, Set, console, figure, say, write_json
-from flows.runs import ARTIFACTS
+from flows.runs.access import ARTIFACTS
 from stages.contract.errors import ConfigError
 
 app = typer.Typer()
@@ -24,8 +24,8 @@ def fork(
     artifacts: Artifacts = ARTIFACTS,
 ) -> None:
     """Makes a run that shares another one's earlier iterations, without a copy, and goes on from there."""
-    from flows.branch import fork as make
     from flows.config.schema import parse_overrides
+    from flows.runs.forking import fork as make
 
     new = make(artifacts, run, at, name, parse_overrides(set_ or []), say)
     where = "" if artifacts == ARTIFACTS else f" --artifacts {artifacts}"
@@ -44,7 +44,7 @@ def compare(
     from flows.compare import FIGURES
     from flows.compare import compare as side_by_side
     from flows.compare import plot as draw
-    from flows.runs import History, open_run
+    from flows.runs.access import History, open_run
 
     if plot is not None and (plot.suffix != ".png" or not plot.parent.is_dir()):
         raise ConfigError(f"--plot {plot}: a file that ends in .png, in a folder that is there, is wanted")
@@ -108,7 +108,7 @@ def replay(
     """
     from flows.config.schema import parse_overrides
     from flows.replay import replay as again
-    from flows.runs import open_run
+    from flows.runs.access import open_run
 
     paths, config = open_run(artifacts, run)
     overrides = parse_overrides(set_ or [])

@@ -5,7 +5,7 @@ from dataclasses import asdict
 import typer
 
 from flows.commands.options import Artifacts, Json, Run, say, size, write_json
-from flows.runs import ARTIFACTS
+from flows.runs.access import ARTIFACTS
 
 app = typer.Typer()
 
@@ -16,7 +16,7 @@ def verify(run: Run, as_json: Json = False, artifacts: Artifacts = ARTIFACTS) ->
 
     What is wrong is named with the stage to run again, or what else to do, and the exit code is 1.
     """
-    from flows.runs import open_run
+    from flows.runs.access import open_run
     from flows.verify import verify as check
 
     paths, _ = open_run(artifacts, run)

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from flows.commands.options import Artifacts, Run, Set, console, say
-from flows.runs import ARTIFACTS
+from flows.runs.access import ARTIFACTS
 from stages.contract.errors import ArtifactError, ConfigError, GrpoError
 
 app = typer.Typer()
@@ -23,8 +23,8 @@ def nightly(
     artifacts: Artifacts = ARTIFACTS,
 ) -> None:
     """Spends a night on a run: goes on with it, evaluates, promotes or holds back, reports. Once a date."""
-    from flows.nights import zone
-    from flows.runs import History, open_run
+    from flows.runs.access import History, open_run
+    from flows.runs.nights import zone
     from flows.server import prefect_server
 
     paths, config = open_run(artifacts, run)
@@ -33,11 +33,11 @@ def nightly(
     if hours is not None and not hours > 0:
         raise ConfigError(f"--hours {hours:g}: more than 0 is wanted")
     with prefect_server(artifacts) as wait_for_server:
-        from flows import progress
         from flows.display import Display
         from flows.nightly import nightly as flow
+        from flows.runs import observers
 
-        with Display(console, last) as display, progress.watching(display):
+        with Display(console, last) as display, observers.watching(display):
             wait_for_server()
             flow(run, iterations, hours, timezone, str(artifacts))
 
@@ -50,9 +50,9 @@ def promote(
     artifacts: Artifacts = ARTIFACTS,
 ) -> None:
     """Promotes a policy by hand, if it is better than the promoted one on held-out prompts beyond noise."""
-    from flows.promotion import against_promoted, baseline, promoted, verdict
-    from flows.promotion import promote as put
-    from flows.runs import chosen, held, open_run
+    from flows.runs.access import chosen, held, open_run
+    from flows.runs.promotion import against_promoted, baseline, promoted, verdict
+    from flows.runs.promotion import promote as put
 
     paths, config = open_run(artifacts, run)
     k = chosen(paths, "update/manifest.json", iteration, "policy")
@@ -95,8 +95,8 @@ def reject(
 def _decide(
     artifacts: Path, run: str, decision: Literal["approved", "rejected"], note: str, changes: dict[str, Any]
 ) -> None:
-    from flows.decisions import asked, decide, place
-    from flows.runs import held, open_run
+    from flows.runs.access import held, open_run
+    from flows.runs.approvals import asked, decide, place
     from flows.server import running_server
 
     paths, config = open_run(artifacts, run)

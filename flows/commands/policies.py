@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from flows.commands.options import Artifacts, Run, say
-from flows.runs import ARTIFACTS
+from flows.runs.access import ARTIFACTS
 from stages.contract.errors import ConfigError
 from stages.contract.paths import RunPaths
 
@@ -26,9 +26,9 @@ def serve_policy(
     artifacts: Artifacts = ARTIFACTS,
 ) -> None:
     """Serves a policy by vLLM's OpenAI-compatible server; options that are not listed here go to vLLM as they are."""
-    from flows.export import proved_policy
     from flows.policy_server import arguments, serve
-    from flows.runs import open_run
+    from flows.runs.access import open_run
+    from flows.runs.export import proved_policy
 
     paths, _ = open_run(artifacts, run)
     k, _ = proved_policy(paths, _chosen(paths, iteration, promoted))
@@ -49,9 +49,9 @@ def export(
     artifacts: Artifacts = ARTIFACTS,
 ) -> None:
     """Copies a run's policy as a plain model folder, each file proved by its digest."""
-    from flows.export import export as copy
-    from flows.export import stale_reason
-    from flows.runs import open_run
+    from flows.runs.access import open_run
+    from flows.runs.export import export as copy
+    from flows.runs.export import stale_reason
 
     paths, config = open_run(artifacts, run)
     k = copy(paths, to, _chosen(paths, iteration, promoted))
@@ -78,7 +78,7 @@ def model(
 
 
 def _chosen(paths: RunPaths, iteration: int | None, promoted: bool) -> int | None:
-    from flows.promotion import proved_promoted
+    from flows.runs.promotion import proved_promoted
 
     if promoted and iteration is not None:
         raise ConfigError("--iteration and --promoted: choose one")

@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from flows.commands.options import Artifacts, Json, Run, console, figure, list_stale, say, write_json
-from flows.runs import ARTIFACTS
+from flows.runs.access import ARTIFACTS
 from stages.contract.errors import ConfigError
 
 COLOURS = {"stale": "yellow", "missing": "dim"}
@@ -21,10 +21,10 @@ app = typer.Typer()
 @app.command()
 def status(run: Run, as_json: Json = False, artifacts: Artifacts = ARTIFACTS) -> None:
     """Shows which stages of a run are current, stale or missing, and its figures."""
-    from flows.branch import read_fork
     from flows.reading import status as read
-    from flows.resume import ITERATION, REWARD_MODEL, START
-    from flows.runs import open_run
+    from flows.runs.access import open_run
+    from flows.runs.forking import read_fork
+    from flows.runs.staleness import ITERATION, REWARD_MODEL, START
 
     paths, config = open_run(artifacts, run)
     entries, parent = read(paths, config), read_fork(paths)
@@ -66,7 +66,7 @@ def show(
 ) -> None:
     """Shows completions with their rewards and advantages."""
     from flows.reading import completions
-    from flows.runs import open_run
+    from flows.runs.access import open_run
 
     if best is not None and worst is not None:
         raise ConfigError("--best and --worst: choose one")
@@ -105,7 +105,7 @@ def sql(
     import polars as pl
 
     from flows.reading import sql as ask
-    from flows.runs import open_run
+    from flows.runs.access import open_run
 
     paths, _ = open_run(artifacts, run)
     frame = ask(paths, query)
@@ -125,7 +125,7 @@ def report(
     """Writes a run as one page: figures, curves, best and worst completions, what is stale and why, warnings."""
     from flows.report import as_html
     from flows.report import report as page_of
-    from flows.runs import History, open_run
+    from flows.runs.access import History, open_run
 
     file = to or Path(f"{run}.html")
     if file.suffix not in (".html", ".md"):
@@ -146,7 +146,7 @@ def fields() -> None:
 
 def _list_pruned(entries: list[dict[str, Any]]) -> None:
     """Says of which iterations the retention rule removed what."""
-    from flows.runs import ranges
+    from flows.runs.access import ranges
 
     gone: dict[str, list[int]] = {}
     for entry in entries:

@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from flows.commands.options import Artifacts, Json, Run, Set, console, figure, say, write_json
-from flows.runs import ARTIFACTS
+from flows.runs.access import ARTIFACTS
 
 EXAMPLES = 3
 """Completions of each kind that are shown."""
@@ -34,12 +34,12 @@ def rescore(
     artifacts: Artifacts = ARTIFACTS,
 ) -> None:
     """Scores stored completions with other rewards, without sampling, and compares; nothing in the run changes."""
-    from flows import progress
     from flows.config.schema import parse_overrides
     from flows.display import Display
     from flows.rescoring import iterations_of, other_rewards, place_for
     from flows.rescoring import rescore as compare
-    from flows.runs import open_run
+    from flows.runs import observers
+    from flows.runs.access import open_run
     from flows.secrets import asks_for_block
     from flows.server import prefect_server
 
@@ -50,7 +50,7 @@ def rescore(
     # A judge's key may lie in a block of Prefect's server; nothing else here needs one.
     blocks = any(map(asks_for_block, score.rewards))
     server = prefect_server(artifacts) if blocks else nullcontext(lambda: None)
-    with server as wait_for_server, Display(console, ks[-1]) as display, progress.watching(display):
+    with server as wait_for_server, Display(console, ks[-1]) as display, observers.watching(display):
         wait_for_server()
         compared = compare(paths, config, score, ks, place)
     if as_json:

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flows.commands.options import Artifacts, say
-from flows.runs import ARTIFACTS
+from flows.runs.access import ARTIFACTS
 from stages.contract.errors import ConfigError
 
 if TYPE_CHECKING:
-    from flows.nights import NightSchedule
+    from flows.runs.nights import NightSchedule
 
 app = typer.Typer()
 
@@ -86,8 +86,8 @@ def deploy(
 
 
 def _scheduled(artifacts: Path, runs: list[str], cron: str, timezone: str | None) -> "tuple[NightSchedule, ...]":
-    from flows.nights import NightSchedule, zone
-    from flows.runs import open_run
+    from flows.runs.access import open_run
+    from flows.runs.nights import NightSchedule, zone
     from flows.server import prefect_environment
 
     if not runs:

@@ -7,7 +7,7 @@ import typer
 from rich.table import Table
 
 from flows.commands.options import Artifacts, Json, Run, Set, console, say, size, write_json
-from flows.runs import ARTIFACTS
+from flows.runs.access import ARTIFACTS
 from stages.contract.errors import ConfigError
 
 app = typer.Typer()
@@ -25,9 +25,9 @@ def retain(
     The rule is the run's `keep`, or what --set says, e.g. --set keep.last=2 --set keep.every=10.
     """
     from flows.config.schema import parse_overrides, with_settings
-    from flows.resume import examine
-    from flows.retain import plan, remove
-    from flows.runs import History, held, open_run
+    from flows.runs.access import History, held, open_run
+    from flows.runs.retention import plan, remove
+    from flows.runs.staleness import examine
 
     paths, config = open_run(artifacts, run)
     overrides = parse_overrides(set_ or [])
@@ -54,7 +54,7 @@ def retain(
 @app.command()
 def space(run: Run, as_json: Json = False, artifacts: Artifacts = ARTIFACTS) -> None:
     """Shows what a run takes on the disk, by iteration and kind."""
-    from flows.runs import open_run
+    from flows.runs.access import open_run
     from flows.space import KINDS
     from flows.space import space as measure
 

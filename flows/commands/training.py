@@ -6,7 +6,7 @@ from typing import Annotated, cast
 import typer
 
 from flows.commands.options import Artifacts, Run, Set, console, list_stale, say
-from flows.runs import ARTIFACTS
+from flows.runs.access import ARTIFACTS
 from stages.contract.errors import ConfigError
 from stages.contract.paths import RunPaths
 
@@ -24,9 +24,9 @@ def train(
     """Trains a run, or goes on with it from the last stage in place."""
     from flows.config.preflight import check_outside
     from flows.config.schema import parse_overrides, read_config
-    from flows.phases import check_phase
-    from flows.resume import examine
-    from flows.runs import History, check_same
+    from flows.runs.access import History, check_same
+    from flows.runs.phases import check_phase
+    from flows.runs.staleness import examine
     from flows.server import prefect_server
 
     overrides = parse_overrides(set_ or [])
@@ -41,11 +41,11 @@ def train(
         return _farewell(paths, artifacts, last)
     with prefect_server(artifacts) as wait_for_server:
         import stages.sample.transformers_engine  # noqa: F401 - torch and transformers load while the server starts
-        from flows import progress
         from flows.display import Display
+        from flows.runs import observers
         from flows.train import train as flow
 
-        with Display(console, last) as display, progress.watching(display):
+        with Display(console, last) as display, observers.watching(display):
             wait_for_server()
             flow(str(config), run, iterations, overrides, str(artifacts))
         console.print(f"done in {display.elapsed():.0f} s")
@@ -62,9 +62,9 @@ def reward_model(
     """Trains the reward model of a run from preferences; `grpo train` does too, and goes on from there."""
     from flows.config.preflight import check_outside
     from flows.config.schema import parse_overrides, read_config
-    from flows.phases import check_phase
-    from flows.resume import REWARD_MODEL
-    from flows.runs import History, check_same
+    from flows.runs.access import History, check_same
+    from flows.runs.phases import check_phase
+    from flows.runs.staleness import REWARD_MODEL
     from flows.server import prefect_server
 
     overrides = parse_overrides(set_ or [])
@@ -76,12 +76,12 @@ def reward_model(
         check_outside(resolved)
         check_phase(artifacts, resolved)
     with prefect_server(artifacts) as wait_for_server:
-        from flows import progress
         from flows.display import Display
         from flows.reward_model import reward_model as flow
         from flows.reward_model import told
+        from flows.runs import observers
 
-        with Display(console, resolved.iterations) as display, progress.watching(display):
+        with Display(console, resolved.iterations) as display, observers.watching(display):
             wait_for_server()
             flow(str(config), run, overrides, str(artifacts))
     done = History(paths).manifest(0, REWARD_MODEL)
@@ -96,7 +96,7 @@ def resume(
     artifacts: Artifacts = ARTIFACTS,
 ) -> None:
     """Goes on with a run as its own configuration, run.yaml, says."""
-    from flows.runs import open_run
+    from flows.runs.access import open_run
 
     paths, _ = open_run(artifacts, run)
     train(paths.config, iterations=iterations, artifacts=artifacts)
@@ -119,8 +119,8 @@ def stage(
 ) -> None:
     """Runs one stage of one iteration again, and says what that made stale."""
     from flows.config.schema import parse_overrides
-    from flows.resume import ITERATION, REWARD_MODEL, START
-    from flows.runs import open_run
+    from flows.runs.access import open_run
+    from flows.runs.staleness import ITERATION, REWARD_MODEL, START
     from flows.server import prefect_server
 
     known = (*START, REWARD_MODEL, *ITERATION, "evaluate")
@@ -129,18 +129,18 @@ def stage(
     overrides = parse_overrides(set_ or [])
     paths, config = open_run(artifacts, run)
     with prefect_server(artifacts) as wait_for_server:
-        from flows import progress
         from flows.display import Display
+        from flows.runs import observers
         from flows.stage import stage as flow
         from flows.tasks import StageName
 
-        with Display(console, config.iterations) as display, progress.watching(display):
+        with Display(console, config.iterations) as display, observers.watching(display):
             wait_for_server()
             to = iteration if cascade and through is None else through
             flow(cast(StageName, name), run, iteration, True, overrides, to, str(artifacts), only_failed)
-    from flows.needs import removed_for_stale
     from flows.reading import status as read
-    from flows.runs import History
+    from flows.runs.access import History
+    from flows.runs.requirements import removed_for_stale
 
     entries = read(paths, config)
     done = entries[iteration]["stages"][name]

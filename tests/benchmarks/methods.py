@@ -13,8 +13,8 @@ from typing import Any
 
 from flows.config.schema import RunConfig, read_config
 from flows.perform import perform
-from flows.resume import place_of, stages_of, state_of
-from flows.runs import History, writing
+from flows.runs.access import History, writing
+from flows.runs.staleness import place_of, stages_of, state_of
 from stages.contract.paths import RunPaths
 from tests.benchmarks import RESULTS, circumstances, markdown
 

@@ -17,12 +17,12 @@ from unittest.mock import patch
 
 from rich.console import Console
 
-from flows import progress
 from flows.config.schema import RunConfig, read_config
 from flows.display import Display
 from flows.perform import perform
-from flows.resume import stages_of, state_of
-from flows.runs import History, writing
+from flows.runs import observers
+from flows.runs.access import History, writing
+from flows.runs.staleness import stages_of, state_of
 from flows.server import prefect_server
 from flows.summary import seconds
 from stages.contract.paths import RunPaths
@@ -64,7 +64,7 @@ def bare(artifacts: Path) -> Train:
                 for stage in stages_of(History(paths), config, k):
                     if state_of(History(paths), config, k, stage).status != "current":
                         perform(paths.root, stage, k, {})
-                progress.iteration_done(paths, k)
+                observers.iteration_done(paths, k)
 
     return train
 
@@ -76,7 +76,7 @@ def flow(artifacts: Path, published: bool, config: Path = SMALL) -> Train:
         import flows.train
 
         publishing = nullcontext() if published else patch("flows.train.published", lambda *_: nullcontext())
-        with Display(Console(quiet=True), iterations) as display, progress.watching(display), publishing:
+        with Display(Console(quiet=True), iterations) as display, observers.watching(display), publishing:
             flows.train.train(str(config), run, iterations, None, str(artifacts))
 
     return train
@@ -85,7 +85,7 @@ def flow(artifacts: Path, published: bool, config: Path = SMALL) -> Train:
 @contextmanager
 def clocked() -> Iterator[Clock]:
     clock = Clock()
-    with progress.watching(clock):
+    with observers.watching(clock):
         yield clock
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import polars as pl
 
-from flows.runs import History, open_run
+from flows.runs.access import History, open_run
 from flows.summary import iteration_metrics, seconds
 from tests.benchmarks import RESULTS, circumstances, markdown
 

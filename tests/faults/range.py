@@ -68,7 +68,7 @@ def check_whole(paths: RunPaths, besides: tuple[str, ...] = ()) -> None:
 
 def check_left(paths: RunPaths, expected: State) -> None:
     """What a kill left in place is whole, and equal to the unbroken run's; an optimizer state may be missing yet."""
-    from flows.retain import OPTIMIZERS
+    from flows.runs.retention import OPTIMIZERS
 
     check_whole(paths, OPTIMIZERS)
     left = {f"{name} as made": digest for name, digest in digests(paths).items()}

@@ -180,7 +180,7 @@ def reruns(trained: Trained, name: str, through: int | None, count: int) -> None
 
 def forks(trained: Trained, count: int) -> None:
     """Kills a fork at its places: the new name is free, or a whole run has it; the parent is as it was."""
-    from flows.branch import fork
+    from flows.runs.forking import fork
 
     at, name = trained.at, "a fork"
     child = at.paths("child")

@@ -9,8 +9,8 @@ import pytest
 from flows.config.schema import make_config, read_yaml
 from flows.perform import perform
 from flows.reading import completions, sql
-from flows.resume import ITERATION, examine
-from flows.runs import History, open_run
+from flows.runs.access import History, open_run
+from flows.runs.staleness import ITERATION, examine
 from flows.verify import verify
 from stages.contract import tables
 from stages.contract.columns import SCORES

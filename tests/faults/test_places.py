@@ -6,15 +6,15 @@ from typing import Any
 
 import pytest
 
-from flows.branch import fork
 from flows.compare import compare
 from flows.config.schema import KeepConfig
 from flows.lineage import lineage
 from flows.perform import perform
 from flows.reading import sql
-from flows.resume import ITERATION
-from flows.retain import plan
-from flows.runs import History, chosen, open_run
+from flows.runs.access import History, chosen, open_run
+from flows.runs.forking import fork
+from flows.runs.retention import plan
+from flows.runs.staleness import ITERATION
 from flows.verify import verify
 from stages.contract.digest import file_digest
 from stages.contract.errors import ArtifactError, ConfigError

@@ -4,8 +4,8 @@ import json
 import shutil
 from pathlib import Path
 
-from flows.promotion import promote, promotion, proved_promoted
-from flows.runs import History
+from flows.runs.access import History
+from flows.runs.promotion import promote, promotion, proved_promoted
 from stages.contract.digest import file_digest
 from stages.contract.paths import RunPaths
 from stages.contract.policy import adapter_digest, take_policy

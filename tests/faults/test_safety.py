@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from flows.config.schema import RunConfig, read_yaml
-from flows.runs import open_run
+from flows.runs.access import open_run
 from stages.contract.columns import SUPERVISED_STEPS
 from stages.contract.errors import ArtifactError, ConfigError, ModelError
 from stages.contract.manifest import read_manifest

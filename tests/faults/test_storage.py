@@ -12,7 +12,7 @@ import pytest
 
 from flows.perform import perform
 from flows.reading import status
-from flows.runs import open_run
+from flows.runs.access import open_run
 from stages.contract.errors import StorageError
 from stages.contract.paths import RunPaths
 from tests.flows.conftest import ROOT, SMALL, environment, run_grpo

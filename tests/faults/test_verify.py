@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from flows.perform import perform
-from flows.runs import open_run
+from flows.runs.access import open_run
 from flows.verify import Problem, verify
 from stages.contract.commit import finish
 from stages.contract.errors import ArtifactError

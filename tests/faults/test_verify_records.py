@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
-from flows.branch import fork
-from flows.decisions import Question, keep, open_question
-from flows.nights import new_night, read_night, write_night
 from flows.perform import perform
-from flows.promotion import promote, promotion
-from flows.records import VERSION
-from flows.resume import ITERATION
-from flows.runs import History, open_run
+from flows.runs.access import History, open_run
+from flows.runs.approvals import Question, keep, open_question
+from flows.runs.forking import fork
+from flows.runs.nights import new_night, read_night, write_night
+from flows.runs.promotion import promote, promotion
+from flows.runs.records import VERSION
+from flows.runs.staleness import ITERATION
 from flows.verify import Problem, verify
 from stages.contract.errors import VersionError
 from stages.contract.paths import RunPaths

@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 
-from flows.branch import fork
 from flows.compare import compare
 from flows.lineage import lineage
 from flows.replay import replay
-from flows.runs import History, open_run
+from flows.runs.access import History, open_run
+from flows.runs.forking import fork
 from flows.verify import verify
 from stages.contract.digest import file_digest
 from stages.contract.errors import GrpoError, RunInUseError

@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
-from flows.branch import fork
 from flows.config.schema import KeepConfig, RunConfig
 from flows.perform import perform
-from flows.resume import examine
-from flows.retain import retain
-from flows.runs import History, held, open_run
+from flows.runs.access import History, held, open_run
+from flows.runs.forking import fork
+from flows.runs.retention import retain
+from flows.runs.staleness import examine
 from flows.verify import verify
 from stages.contract import background
 from stages.contract.background import is_coming
@@ -31,7 +31,7 @@ KILLED = """
 import os, resource, signal, sys
 from pathlib import Path
 from flows.perform import perform
-from flows.runs import held
+from flows.runs.access import held
 from stages.contract import background
 from stages.contract.paths import RunPaths
 from tests.faults.test_window import gate

@@ -188,9 +188,9 @@ def _on_work(reach: Callable[..., bool]) -> None:
 
 def _on_lock(reach: Callable[..., bool]) -> None:
     """When all is done that is done under the run's lock, before it is let go."""
-    import flows.runs
+    import flows.runs.access
 
-    run_lock = flows.runs.run_lock
+    run_lock = flows.runs.access.run_lock
 
     @contextmanager
     def locking(path: Path, say: Callable[[str], None]) -> Iterator[None]:
@@ -198,4 +198,4 @@ def _on_lock(reach: Callable[..., bool]) -> None:
             yield
             reach("unlock", path.name)
 
-    flows.runs.run_lock = locking
+    flows.runs.access.run_lock = locking

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from flows.config.schema import KeepConfig
 from flows.perform import perform
-from flows.retain import plan, remove
-from flows.runs import held, open_run
+from flows.runs.access import held, open_run
+from flows.runs.retention import plan, remove
 
 
 def main() -> None:

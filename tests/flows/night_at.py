@@ -7,7 +7,7 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
-from flows.runs import open_run
+from flows.runs.access import open_run
 from flows.server import prefect_server
 
 ZONE = "Europe/Berlin"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.replay import replay
-from flows.runs import open_run
+from flows.runs.access import open_run
 
 
 def main() -> None:

@@ -7,11 +7,11 @@ import shutil
 import pytest
 from PIL import Image
 
-from flows.branch import fork
 from flows.compare import compare, plot
 from flows.perform import perform
-from flows.resume import ITERATION
-from flows.runs import History, open_run
+from flows.runs.access import History, open_run
+from flows.runs.forking import fork
+from flows.runs.staleness import ITERATION
 from tests.flows.conftest import run_grpo
 
 

@@ -16,7 +16,7 @@ from flows.config.schema import (
     read_config,
     read_yaml,
 )
-from flows.runs import check_same
+from flows.runs.access import check_same
 from stages.contract.config import config_digest
 from stages.contract.errors import ConfigError
 from stages.contract.paths import RunPaths

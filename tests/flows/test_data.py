@@ -17,8 +17,8 @@ from flows.config.overrides import apply_overrides
 from flows.config.schema import dump_config, make_config
 from flows.perform import perform
 from flows.replay import replay
-from flows.resume import state_of
-from flows.runs import History, open_run
+from flows.runs.access import History, open_run
+from flows.runs.staleness import state_of
 from stages.contract.manifest import read_manifest
 from stages.contract.paths import RunPaths
 from stages.prompts.added import new_files

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from flows.branch import fork, link, read_fork
 from flows.config.schema import read_config
 from flows.perform import perform
-from flows.resume import ITERATION, examine
-from flows.runs import History, open_run
+from flows.runs.access import History, open_run
+from flows.runs.forking import fork, link, read_fork
+from flows.runs.staleness import ITERATION, examine
 from stages.contract.digest import file_digest
 from stages.contract.errors import ConfigError
 from tests.flows.conftest import run_grpo

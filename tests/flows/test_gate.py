@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from flows.decisions import Question, asked, decide, digest_of, keep, now, open_question, read_question, write
 from flows.perform import perform
-from flows.runs import open_run
+from flows.runs.access import open_run
+from flows.runs.approvals import Question, asked, decide, digest_of, keep, now, open_question, read_question, write
 from stages.contract.errors import ConfigError
 from stages.contract.manifest import Manifest, read_manifest
 from stages.contract.paths import RunPaths

@@ -5,9 +5,9 @@ import shutil
 
 import pytest
 
-from flows.branch import fork
 from flows.lineage import lineage
 from flows.perform import perform
+from flows.runs.forking import fork
 from stages.contract.errors import ConfigError
 from tests.flows.conftest import run_grpo
 

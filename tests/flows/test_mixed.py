@@ -11,9 +11,9 @@ import polars as pl
 import pytest
 
 from flows.config.schema import read_config
-from flows.phases import check_phase
-from flows.resume import state_of
-from flows.runs import History, open_run
+from flows.runs.access import History, open_run
+from flows.runs.phases import check_phase
+from flows.runs.staleness import state_of
 from stages.contract.errors import ConfigError
 from stages.contract.weights import read_tensors
 from tests.flows.conftest import ROOT, environment, run_grpo

@@ -9,7 +9,7 @@ import pytest
 
 from flows.perform import perform
 from flows.reading import status
-from flows.runs import History, open_run
+from flows.runs.access import History, open_run
 from stages.contract.errors import DataError
 from stages.contract.manifest import read_manifest
 from stages.contract.paths import RunPaths

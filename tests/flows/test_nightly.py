@@ -13,11 +13,13 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from flows.branch import fork
 from flows.config.schema import NightsConfig, RunConfig, read_config
-from flows.decisions import decide
 from flows.nightly import _Desk, departures, spend
-from flows.nights import (
+from flows.perform import perform
+from flows.runs.access import History, open_run, writing
+from flows.runs.approvals import decide
+from flows.runs.forking import fork
+from flows.runs.nights import (
     Night,
     again,
     left_open,
@@ -28,10 +30,8 @@ from flows.nights import (
     write_night,
     zone,
 )
-from flows.perform import perform
-from flows.promotion import against_promoted, baseline, promote, promoted, promotion
-from flows.resume import stages_of
-from flows.runs import History, open_run, writing
+from flows.runs.promotion import against_promoted, baseline, promote, promoted, promotion
+from flows.runs.staleness import stages_of
 from stages.contract.config import config_digest
 from stages.contract.errors import ArtifactError, ConfigError
 from stages.contract.lock import run_lock
@@ -330,7 +330,7 @@ def test_a_schedule_keeps_its_hour_through_summer_time_and_names_its_run() -> No
     from prefect.server.schemas.schedules import CronSchedule
 
     from flows.deployments import schedule_of
-    from flows.nights import NightSchedule
+    from flows.runs.nights import NightSchedule
 
     told = NightSchedule(run="quickstart", cron="0 2 * * *", timezone="Europe/Berlin")
     schedule = schedule_of(told)

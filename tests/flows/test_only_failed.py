@@ -9,8 +9,8 @@ from flows.config.schema import read_config
 from flows.lineage import lineage
 from flows.perform import perform
 from flows.replay import replay
-from flows.resume import state_of
-from flows.runs import History
+from flows.runs.access import History
+from flows.runs.staleness import state_of
 from stages.contract.errors import ArtifactError, ConfigError
 from stages.contract.manifest import read_manifest
 from stages.contract.paths import RunPaths

@@ -10,9 +10,9 @@ from flows.config.schema import dump_config, make_config
 from flows.data import look_at
 from flows.lineage import lineage
 from flows.perform import perform
-from flows.phases import check_phase
 from flows.replay import replay
-from flows.runs import History, open_run
+from flows.runs.access import History, open_run
+from flows.runs.phases import check_phase
 from stages.contract import tables
 from stages.contract.errors import ArtifactError
 from stages.contract.paths import RunPaths

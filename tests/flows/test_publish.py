@@ -16,11 +16,11 @@ from PIL import Image
 from prefect.client.schemas.actions import ArtifactCreate
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from flows import progress
 from flows.pictures import Curve, Panel, draw
 from flows.publish import PATIENCE, Publisher, key_of
 from flows.report import as_html, fenced, inline, report
-from flows.runs import History, open_run
+from flows.runs import observers
+from flows.runs.access import History, open_run
 from tests.flows.conftest import run_grpo
 from tests.flows.serving import eventually
 
@@ -202,7 +202,7 @@ class Ear:
 def test_a_server_that_is_gone_is_told_of_once_and_stops_nothing(small_folder):
     paths, config = open_run(small_folder / "artifacts", "small")
     ear = Ear()
-    with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}), progress.watching(ear):
+    with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}), observers.watching(ear):
         publisher = Publisher(paths, config, 3, uuid4())
         publisher.working("sample", 3, 10, 64)
         publisher.stage_done(paths, "sample", 3, "done for the first time")

@@ -8,10 +8,10 @@ import pytest
 
 from flows.config.schema import KeepConfig
 from flows.perform import perform
-from flows.promotion import promote
 from flows.replay import replay, varying
-from flows.retain import plan, remove
-from flows.runs import History, open_run
+from flows.runs.access import History, open_run
+from flows.runs.promotion import promote
+from flows.runs.retention import plan, remove
 from stages.contract import tables
 from stages.contract.columns import SCORES
 from stages.contract.digest import file_digest

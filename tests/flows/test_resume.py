@@ -7,8 +7,8 @@ import pytest
 import yaml
 
 from flows.config.schema import RunConfig, make_config
-from flows.resume import examine, stages_of
-from flows.runs import History
+from flows.runs.access import History
+from flows.runs.staleness import examine, stages_of
 from stages.contract.config import config_digest
 from stages.contract.digest import file_digest
 from stages.contract.manifest import FileRecord, Manifest

@@ -8,14 +8,14 @@ import sys
 
 import pytest
 
-from flows.branch import fork
 from flows.config.schema import KeepConfig, with_settings
-from flows.needs import removed_for_stale
 from flows.perform import perform
-from flows.promotion import promote
-from flows.resume import ITERATION, examine
-from flows.retain import plan, remove, retain
-from flows.runs import History, open_run
+from flows.runs.access import History, open_run
+from flows.runs.forking import fork
+from flows.runs.promotion import promote
+from flows.runs.requirements import removed_for_stale
+from flows.runs.retention import plan, remove, retain
+from flows.runs.staleness import ITERATION, examine
 from flows.space import space
 from flows.verify import verify
 from stages.contract.digest import file_digest
@@ -150,8 +150,8 @@ def test_while_the_last_optimizer_state_is_not_there_the_one_before_it_stays(run
 KILL = """
 import os, pathlib, signal, sys
 from flows.config.schema import KeepConfig
-from flows.retain import plan, remove
-from flows.runs import open_run
+from flows.runs.retention import plan, remove
+from flows.runs.access import open_run
 paths, config = open_run(pathlib.Path(sys.argv[1]), "small")
 left, unlink = int(sys.argv[2]), pathlib.Path.unlink
 def dying(self, missing_ok=False):

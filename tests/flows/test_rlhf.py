@@ -8,8 +8,8 @@ import pytest
 from flows.config.schema import make_config, read_config
 from flows.perform import perform
 from flows.rescoring import other_rewards, rescore
-from flows.resume import examine
-from flows.runs import History, open_run
+from flows.runs.access import History, open_run
+from flows.runs.staleness import examine
 from flows.verify import verify
 from stages.contract.digest import file_digest
 from stages.contract.errors import ConfigError

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flows.config.schema import KeepConfig, RunConfig
-from flows.needs import needed_by
-from flows.promotion import promoted
-from flows.resume import made_by
-from flows.runs import History, background_of, check_inside
+from flows.runs.access import History, background_of, check_inside
+from flows.runs.promotion import promoted
+from flows.runs.requirements import needed_by
+from flows.runs.staleness import made_by
 from stages.contract.commit import sync
 from stages.contract.errors import ArtifactError
 from stages.contract.manifest import stage_folders

@@ -7,8 +7,8 @@ from typing import Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict
 
 from flows.config.schema import Gate, RunConfig, with_settings
-from flows.records import Record, now, read_record, write_record
-from flows.runs import History
+from flows.runs.access import History
+from flows.runs.records import Record, now, read_record, write_record
 from stages.contract.digest import names_digest
 from stages.contract.errors import ConfigError
 from stages.contract.paths import RunPaths

@@ -4,8 +4,8 @@ import shutil
 from pathlib import Path
 
 from flows.config.schema import RunConfig
-from flows.resume import examine
-from flows.runs import History, chosen
+from flows.runs.access import History, chosen
+from flows.runs.staleness import examine
 from stages.contract.commit import new_folder
 from stages.contract.digest import file_digest
 from stages.contract.errors import ArtifactError

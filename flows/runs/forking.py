@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from flows.config.schema import RunConfig, dump_config, with_settings
-from flows.needs import missing_for, never_made_for
-from flows.records import Record, now, read_record, write_record
-from flows.resume import examine
-from flows.runs import History, check_inside, open_run
-from flows.steady import steady
+from flows.runs.access import History, check_inside, open_run
+from flows.runs.records import Record, now, read_record, write_record
+from flows.runs.requirements import missing_for, never_made_for
+from flows.runs.snapshot import steady
+from flows.runs.staleness import examine
 from stages.contract.background import await_all
 from stages.contract.commit import new_folder, write_text
 from stages.contract.digest import file_digest

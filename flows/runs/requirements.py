@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from flows.config.schema import RunConfig
-from flows.resume import examine
-from flows.runs import History
+from flows.runs.access import History
+from flows.runs.staleness import examine
 from stages.advantage.config import goes_on
 from stages.contract.paths import RunPaths
 from stages.contract.policy import ADAPTER_CONFIG

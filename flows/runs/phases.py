@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from flows import progress
 from flows.config.schema import RunConfig
-from flows.export import proved_policy
-from flows.promotion import proved_promoted
-from flows.runs import History, chosen, open_run
+from flows.runs import observers
+from flows.runs.access import History, chosen, open_run
+from flows.runs.export import proved_policy
+from flows.runs.promotion import proved_promoted
 from stages.contract.errors import ConfigError
 from stages.contract.paths import MANIFEST, RunPaths
 from stages.warmstart.config import RunModel
@@ -50,7 +50,7 @@ def prompts_before(home: RunPaths, config: RunConfig) -> list[Path]:
     seen = set[str]()
     while isinstance(model := config.warmstart.model, RunModel) and model.run not in seen:
         if seen and not RunPaths.named(home.root.parent, model.run).config.is_file():
-            progress.say(f"the run {model.run}, where {home.root.name} began, is gone: its prompts are not compared")
+            observers.say(f"the run {model.run}, where {home.root.name} began, is gone: its prompts are not compared")
             break
         seen.add(model.run)
         home, k = phase_before(home, model)

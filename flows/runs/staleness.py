@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from flows.config.schema import RunConfig, with_settings
-from flows.runs import History
+from flows.runs.access import History
 from stages.contract.errors import ConfigError
 from stages.contract.manifest import Manifest
 

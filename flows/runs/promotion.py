@@ -5,11 +5,11 @@ from typing import Any
 
 from pydantic import Field
 
-from flows.branch import read_fork
 from flows.config.schema import RunConfig
-from flows.records import Record, now, read_record, write_record
-from flows.resume import state_of
-from flows.runs import History
+from flows.runs.access import History
+from flows.runs.forking import read_fork
+from flows.runs.records import Record, now, read_record, write_record
+from flows.runs.staleness import state_of
 from stages.contract import tables
 from stages.contract.columns import EVALUATION
 from stages.contract.errors import ArtifactError, ConfigError

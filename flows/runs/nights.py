@@ -13,7 +13,7 @@ from zoneinfo import ZoneInfo
 from pydantic import Field
 
 from flows.config.schema import NightsConfig
-from flows.records import Record, read_record, write_record
+from flows.runs.records import Record, read_record, write_record
 from stages.contract.config import Config
 from stages.contract.errors import ConfigError
 from stages.contract.paths import RunPaths
