@@ -18,8 +18,8 @@ from prefect.runtime import deployment, flow_run
 from pydantic import Field
 
 from flows.config.schema import Gate, RunConfig
-from flows.reading import completions
-from flows.report import fenced, inline, markdown_table, row, visible
+from flows.inspection.queries import completions
+from flows.inspection.report import fenced, inline, markdown_table, row, visible
 from flows.runs.access import History
 from flows.runs.approvals import (
     Decision,

@@ -17,9 +17,10 @@ from prefect.states import Completed
 from flows.config.schema import NightsConfig, RunConfig, with_settings
 from flows.failing import in_one_sentence
 from flows.gate import pass_gate
+from flows.inspection.metrics import seconds
+from flows.inspection.report import inline, markdown_table, report, row
 from flows.new_prompts import take_up
 from flows.publish import key_of, published
-from flows.report import inline, markdown_table, report, row
 from flows.runs import observers
 from flows.runs.access import ARTIFACTS, History, open_run, writing
 from flows.runs.nights import (
@@ -39,7 +40,6 @@ from flows.runs.promotion import against_promoted, baseline, promote, promoted, 
 from flows.runs.requirements import missing_for
 from flows.runs.retention import retain
 from flows.runs.staleness import examine, state_of
-from flows.summary import seconds
 from flows.tasks import run_stage
 from flows.train import train_iteration
 from stages.contract.commit import write_text

@@ -27,11 +27,11 @@ from prefect.context import FlowRunContext, TaskRunContext
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
 from flows.config.schema import RunConfig, read_yaml
-from flows.report import Row, report, row, total_seconds
+from flows.inspection.metrics import SHOWN
+from flows.inspection.report import Row, report, row, total_seconds
 from flows.runs import observers
 from flows.runs.access import History
 from flows.runs.staleness import place_of
-from flows.summary import SHOWN
 from stages.contract.errors import ConfigError
 from stages.contract.paths import RunPaths
 

@@ -12,8 +12,8 @@ from pydantic import Field
 from flows.config.forms import StageOverrides
 from flows.config.overrides import without_hardware
 from flows.failing import in_one_sentence
+from flows.inspection.report import stale
 from flows.publish import published
-from flows.report import stale
 from flows.runs import observers
 from flows.runs.access import ARTIFACTS, History, held, open_run
 from flows.runs.staleness import after, examine, place_of, stages_of

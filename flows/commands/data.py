@@ -25,7 +25,7 @@ def data(
 ) -> None:
     """Shows a configuration's prompts: counts, lengths, duplicates and leaks, what will be drawn; starts no run."""
     from flows.config.schema import parse_overrides, read_config
-    from flows.data import look_at
+    from flows.inspection.prompts import look_at
 
     resolved = read_config(config, parse_overrides(set_ or []))
     found = look_at(resolved, samples, artifacts)
@@ -137,7 +137,7 @@ def _print_drawing(found: dict[str, Any]) -> None:
 
 
 def _print_sample(sample: dict[str, Any]) -> None:
-    from flows.report import visible
+    from flows.inspection.report import visible
 
     level = None if sample["level"] is None else f"level {sample['level']}"
     parts = [part for part in (sample["source"], sample["task"], level) if part is not None]

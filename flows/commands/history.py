@@ -41,9 +41,9 @@ def compare(
     artifacts: Artifacts = ARTIFACTS,
 ) -> None:
     """Sets two runs side by side: where they part, what differs, and their figures by iteration."""
-    from flows.compare import FIGURES
-    from flows.compare import compare as side_by_side
-    from flows.compare import plot as draw
+    from flows.inspection.compare import FIGURES
+    from flows.inspection.compare import compare as side_by_side
+    from flows.inspection.compare import plot as draw
     from flows.runs.access import History, open_run
 
     if plot is not None and (plot.suffix != ".png" or not plot.parent.is_dir()):
@@ -175,7 +175,7 @@ def lineage(
     as_json: Json = False,
 ) -> None:
     """Shows what a file came from, stage by stage, back to the first policy and the prompts."""
-    from flows.lineage import lineage as trace
+    from flows.inspection.lineage import lineage as trace
 
     traced = trace(path)
     if as_json:

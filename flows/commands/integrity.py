@@ -16,8 +16,8 @@ def verify(run: Run, as_json: Json = False, artifacts: Artifacts = ARTIFACTS) ->
 
     What is wrong is named with the stage to run again, or what else to do, and the exit code is 1.
     """
+    from flows.inspection.verify import verify as check
     from flows.runs.access import open_run
-    from flows.verify import verify as check
 
     paths, _ = open_run(artifacts, run)
     verdict = check(paths)

@@ -33,7 +33,7 @@ def nightly(
     if hours is not None and not hours > 0:
         raise ConfigError(f"--hours {hours:g}: more than 0 is wanted")
     with prefect_server(artifacts) as wait_for_server:
-        from flows.display import Display
+        from flows.inspection.terminal import Display
         from flows.nightly import nightly as flow
         from flows.runs import observers
 

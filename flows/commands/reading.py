@@ -21,7 +21,7 @@ app = typer.Typer()
 @app.command()
 def status(run: Run, as_json: Json = False, artifacts: Artifacts = ARTIFACTS) -> None:
     """Shows which stages of a run are current, stale or missing, and its figures."""
-    from flows.reading import status as read
+    from flows.inspection.queries import status as read
     from flows.runs.access import open_run
     from flows.runs.forking import read_fork
     from flows.runs.staleness import ITERATION, REWARD_MODEL, START
@@ -65,7 +65,7 @@ def show(
     artifacts: Artifacts = ARTIFACTS,
 ) -> None:
     """Shows completions with their rewards and advantages."""
-    from flows.reading import completions
+    from flows.inspection.queries import completions
     from flows.runs.access import open_run
 
     if best is not None and worst is not None:
@@ -104,7 +104,7 @@ def sql(
     """
     import polars as pl
 
-    from flows.reading import sql as ask
+    from flows.inspection.queries import sql as ask
     from flows.runs.access import open_run
 
     paths, _ = open_run(artifacts, run)
@@ -123,8 +123,8 @@ def report(
     artifacts: Artifacts = ARTIFACTS,
 ) -> None:
     """Writes a run as one page: figures, curves, best and worst completions, what is stale and why, warnings."""
-    from flows.report import as_html
-    from flows.report import report as page_of
+    from flows.inspection.report import as_html
+    from flows.inspection.report import report as page_of
     from flows.runs.access import History, open_run
 
     file = to or Path(f"{run}.html")

@@ -35,7 +35,7 @@ def rescore(
 ) -> None:
     """Scores stored completions with other rewards, without sampling, and compares; nothing in the run changes."""
     from flows.config.schema import parse_overrides
-    from flows.display import Display
+    from flows.inspection.terminal import Display
     from flows.rescoring import iterations_of, other_rewards, place_for
     from flows.rescoring import rescore as compare
     from flows.runs import observers

@@ -54,9 +54,9 @@ def retain(
 @app.command()
 def space(run: Run, as_json: Json = False, artifacts: Artifacts = ARTIFACTS) -> None:
     """Shows what a run takes on the disk, by iteration and kind."""
+    from flows.inspection.disk_usage import KINDS
+    from flows.inspection.disk_usage import space as measure
     from flows.runs.access import open_run
-    from flows.space import KINDS
-    from flows.space import space as measure
 
     paths, _ = open_run(artifacts, run)
     rows = measure(paths)

@@ -41,7 +41,7 @@ def train(
         return _farewell(paths, artifacts, last)
     with prefect_server(artifacts) as wait_for_server:
         import stages.sample.transformers_engine  # noqa: F401 - torch and transformers load while the server starts
-        from flows.display import Display
+        from flows.inspection.terminal import Display
         from flows.runs import observers
         from flows.train import train as flow
 
@@ -76,7 +76,7 @@ def reward_model(
         check_outside(resolved)
         check_phase(artifacts, resolved)
     with prefect_server(artifacts) as wait_for_server:
-        from flows.display import Display
+        from flows.inspection.terminal import Display
         from flows.reward_model import reward_model as flow
         from flows.reward_model import told
         from flows.runs import observers
@@ -129,7 +129,7 @@ def stage(
     overrides = parse_overrides(set_ or [])
     paths, config = open_run(artifacts, run)
     with prefect_server(artifacts) as wait_for_server:
-        from flows.display import Display
+        from flows.inspection.terminal import Display
         from flows.runs import observers
         from flows.stage import stage as flow
         from flows.tasks import StageName
@@ -138,7 +138,7 @@ def stage(
             wait_for_server()
             to = iteration if cascade and through is None else through
             flow(cast(StageName, name), run, iteration, True, overrides, to, str(artifacts), only_failed)
-    from flows.reading import status as read
+    from flows.inspection.queries import status as read
     from flows.runs.access import History
     from flows.runs.requirements import removed_for_stale
 

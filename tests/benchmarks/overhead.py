@@ -18,13 +18,13 @@ from unittest.mock import patch
 from rich.console import Console
 
 from flows.config.schema import RunConfig, read_config
-from flows.display import Display
+from flows.inspection.metrics import seconds
+from flows.inspection.terminal import Display
 from flows.perform import perform
 from flows.runs import observers
 from flows.runs.access import History, writing
 from flows.runs.staleness import stages_of, state_of
 from flows.server import prefect_server
-from flows.summary import seconds
 from stages.contract.paths import RunPaths
 from tests.benchmarks import RESULTS, circumstances, markdown
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import polars as pl
 
+from flows.inspection.metrics import iteration_metrics, seconds
 from flows.runs.access import History, open_run
-from flows.summary import iteration_metrics, seconds
 from tests.benchmarks import RESULTS, circumstances, markdown
 
 

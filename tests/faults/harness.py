@@ -120,7 +120,7 @@ def preload() -> None:
     for name in (
         "flows.train",
         "flows.stage",
-        "flows.verify",
+        "flows.inspection.verify",
         "transformers.models.llama.modeling_llama",
         "reasoning_gym",
         "peft",

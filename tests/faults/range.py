@@ -60,7 +60,7 @@ def state(paths: RunPaths) -> State:
 
 def check_whole(paths: RunPaths, besides: tuple[str, ...] = ()) -> None:
     """Nothing that counts is damaged, but for files of these names."""
-    from flows.verify import verify
+    from flows.inspection.verify import verify
 
     problems = [problem for problem in verify(paths).problems if Path(problem.file).name not in besides]
     assert not problems, problems[0]

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from flows.config.schema import make_config, read_yaml
+from flows.inspection.queries import completions, sql
+from flows.inspection.verify import verify
 from flows.perform import perform
-from flows.reading import completions, sql
 from flows.runs.access import History, open_run
 from flows.runs.staleness import ITERATION, examine
-from flows.verify import verify
 from stages.contract import tables
 from stages.contract.columns import SCORES
 from stages.contract.errors import ConfigError, VersionError

@@ -6,16 +6,16 @@ from typing import Any
 
 import pytest
 
-from flows.compare import compare
 from flows.config.schema import KeepConfig
-from flows.lineage import lineage
+from flows.inspection.compare import compare
+from flows.inspection.lineage import lineage
+from flows.inspection.queries import sql
+from flows.inspection.verify import verify
 from flows.perform import perform
-from flows.reading import sql
 from flows.runs.access import History, chosen, open_run
 from flows.runs.forking import fork
 from flows.runs.retention import plan
 from flows.runs.staleness import ITERATION
-from flows.verify import verify
 from stages.contract.digest import file_digest
 from stages.contract.errors import ArtifactError, ConfigError
 from stages.contract.lock import folder_lock

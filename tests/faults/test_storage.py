@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from flows.inspection.queries import status
 from flows.perform import perform
-from flows.reading import status
 from flows.runs.access import open_run
 from stages.contract.errors import StorageError
 from stages.contract.paths import RunPaths

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from flows.inspection.verify import Problem, verify
 from flows.perform import perform
 from flows.runs.access import open_run
-from flows.verify import Problem, verify
 from stages.contract.commit import finish
 from stages.contract.errors import ArtifactError
 from stages.contract.manifest import read_manifest

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from flows.inspection.verify import Problem, verify
 from flows.perform import perform
 from flows.runs.access import History, open_run
 from flows.runs.approvals import Question, keep, open_question
@@ -18,7 +19,6 @@ from flows.runs.nights import new_night, read_night, write_night
 from flows.runs.promotion import promote, promotion
 from flows.runs.records import VERSION
 from flows.runs.staleness import ITERATION
-from flows.verify import Problem, verify
 from stages.contract.errors import VersionError
 from stages.contract.paths import RunPaths
 from tests.flows.conftest import run_grpo

@@ -14,12 +14,12 @@ from typing import Any
 
 import pytest
 
-from flows.compare import compare
-from flows.lineage import lineage
+from flows.inspection.compare import compare
+from flows.inspection.lineage import lineage
+from flows.inspection.verify import verify
 from flows.replay import replay
 from flows.runs.access import History, open_run
 from flows.runs.forking import fork
-from flows.verify import verify
 from stages.contract.digest import file_digest
 from stages.contract.errors import GrpoError, RunInUseError
 from stages.contract.paths import RunPaths

@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 
 from flows.config.schema import KeepConfig, RunConfig
+from flows.inspection.verify import verify
 from flows.perform import perform
 from flows.runs.access import History, held, open_run
 from flows.runs.forking import fork
 from flows.runs.retention import retain
 from flows.runs.staleness import examine
-from flows.verify import verify
 from stages.contract import background
 from stages.contract.background import is_coming
 from stages.contract.commit import aside

@@ -7,7 +7,7 @@ import shutil
 import pytest
 from PIL import Image
 
-from flows.compare import compare, plot
+from flows.inspection.compare import compare, plot
 from flows.perform import perform
 from flows.runs.access import History, open_run
 from flows.runs.forking import fork

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from flows.lineage import lineage
+from flows.inspection.lineage import lineage
 from flows.perform import perform
 from flows.runs.forking import fork
 from stages.contract.errors import ConfigError

@@ -6,7 +6,7 @@ import polars as pl
 import pytest
 
 from flows.config.schema import read_config
-from flows.lineage import lineage
+from flows.inspection.lineage import lineage
 from flows.perform import perform
 from flows.replay import replay
 from flows.runs.access import History

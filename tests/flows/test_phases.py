@@ -7,8 +7,8 @@ import pytest
 import yaml
 
 from flows.config.schema import dump_config, make_config
-from flows.data import look_at
-from flows.lineage import lineage
+from flows.inspection.lineage import lineage
+from flows.inspection.prompts import look_at
 from flows.perform import perform
 from flows.replay import replay
 from flows.runs.access import History, open_run

@@ -9,6 +9,8 @@ import sys
 import pytest
 
 from flows.config.schema import KeepConfig, with_settings
+from flows.inspection.disk_usage import space
+from flows.inspection.verify import verify
 from flows.perform import perform
 from flows.runs.access import History, open_run
 from flows.runs.forking import fork
@@ -16,8 +18,6 @@ from flows.runs.promotion import promote
 from flows.runs.requirements import removed_for_stale
 from flows.runs.retention import plan, remove, retain
 from flows.runs.staleness import ITERATION, examine
-from flows.space import space
-from flows.verify import verify
 from stages.contract.digest import file_digest
 from stages.contract.errors import ArtifactError, ConfigError
 from tests.flows.conftest import ROOT, SMALL, environment, run_grpo

@@ -6,11 +6,11 @@ import polars as pl
 import pytest
 
 from flows.config.schema import make_config, read_config
+from flows.inspection.verify import verify
 from flows.perform import perform
 from flows.rescoring import other_rewards, rescore
 from flows.runs.access import History, open_run
 from flows.runs.staleness import examine
-from flows.verify import verify
 from stages.contract.digest import file_digest
 from stages.contract.errors import ConfigError
 from tests.flows.conftest import ROOT, run_grpo

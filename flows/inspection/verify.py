@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from flows.inspection.verify_records import records_problems
 from flows.runs.access import History, link_in
 from flows.runs.staleness import other_inputs, place_of
-from flows.verify_records import records_problems
 from stages.contract.background import await_all
 from stages.contract.commit import aside
 from stages.contract.digest import file_digest

@@ -4,13 +4,13 @@ from typing import Any
 
 from flows.config.diff import differing
 from flows.config.schema import RunConfig
-from flows.pictures import Curve, Panel, draw
+from flows.inspection.metrics import iteration_metrics
+from flows.inspection.plots import Curve, Panel, draw
 from flows.replay import circumstances
 from flows.runs.access import History
 from flows.runs.forking import read_fork
 from flows.runs.snapshot import steady
 from flows.runs.staleness import place_of, stages_of
-from flows.summary import iteration_metrics
 
 FIGURES = {
     "reward_mean": ("Reward of the drawn completions", "mean reward"),
