@@ -8,8 +8,8 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
+from flows.execution.run_stage import SCORES, perform
 from flows.failing import in_one_sentence
-from flows.perform import SCORES, perform
 from flows.publish import task_name
 from flows.runs import observers
 from flows.runs.access import History, open_run

@@ -107,7 +107,7 @@ def replay(
     The hardware's settings are those of the first time, or what --set hardware.threads=4 says. Exit code 1: not equal.
     """
     from flows.config.schema import parse_overrides
-    from flows.replay import replay as again
+    from flows.execution.replay import replay as again
     from flows.runs.access import open_run
 
     paths, config = open_run(artifacts, run)

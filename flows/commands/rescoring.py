@@ -35,12 +35,12 @@ def rescore(
 ) -> None:
     """Scores stored completions with other rewards, without sampling, and compares; nothing in the run changes."""
     from flows.config.schema import parse_overrides
+    from flows.execution.rescoring import iterations_of, other_rewards, place_for
+    from flows.execution.rescoring import rescore as compare
+    from flows.execution.secrets import asks_for_block
     from flows.inspection.terminal import Display
-    from flows.rescoring import iterations_of, other_rewards, place_for
-    from flows.rescoring import rescore as compare
     from flows.runs import observers
     from flows.runs.access import open_run
-    from flows.secrets import asks_for_block
     from flows.server import prefect_server
 
     paths, config = open_run(artifacts, run)

@@ -4,9 +4,9 @@ from typing import Any
 
 from flows.config.diff import differing
 from flows.config.schema import RunConfig
+from flows.execution.replay import circumstances
 from flows.inspection.metrics import iteration_metrics
 from flows.inspection.plots import Curve, Panel, draw
-from flows.replay import circumstances
 from flows.runs.access import History
 from flows.runs.forking import read_fork
 from flows.runs.snapshot import steady

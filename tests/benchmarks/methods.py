@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.config.schema import RunConfig, read_config
-from flows.perform import perform
+from flows.execution.run_stage import perform
 from flows.runs.access import History, writing
 from flows.runs.staleness import place_of, stages_of, state_of
 from stages.contract.paths import RunPaths

@@ -18,9 +18,9 @@ from unittest.mock import patch
 from rich.console import Console
 
 from flows.config.schema import RunConfig, read_config
+from flows.execution.run_stage import perform
 from flows.inspection.metrics import seconds
 from flows.inspection.terminal import Display
-from flows.perform import perform
 from flows.runs import observers
 from flows.runs.access import History, writing
 from flows.runs.staleness import stages_of, state_of

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from flows.config.schema import make_config, read_yaml
+from flows.execution.run_stage import perform
 from flows.inspection.queries import completions, sql
 from flows.inspection.verify import verify
-from flows.perform import perform
 from flows.runs.access import History, open_run
 from flows.runs.staleness import ITERATION, examine
 from stages.contract import tables

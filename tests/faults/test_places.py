@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 from flows.config.schema import KeepConfig
+from flows.execution.run_stage import perform
 from flows.inspection.compare import compare
 from flows.inspection.lineage import lineage
 from flows.inspection.queries import sql
 from flows.inspection.verify import verify
-from flows.perform import perform
 from flows.runs.access import History, chosen, open_run
 from flows.runs.forking import fork
 from flows.runs.retention import plan

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from flows.execution.run_stage import perform
 from flows.inspection.queries import status
-from flows.perform import perform
 from flows.runs.access import open_run
 from stages.contract.errors import StorageError
 from stages.contract.paths import RunPaths
@@ -118,7 +118,7 @@ PERFORM = """
 import os, resource, sys
 from contextlib import suppress
 from pathlib import Path
-from flows.perform import perform
+from flows.execution.run_stage import perform
 from stages.contract.errors import GrpoError
 
 root, scratch, stage, user = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], int(sys.argv[4])

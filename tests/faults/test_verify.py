@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from flows.execution.run_stage import perform
 from flows.inspection.verify import Problem, verify
-from flows.perform import perform
 from flows.runs.access import open_run
 from stages.contract.commit import finish
 from stages.contract.errors import ArtifactError

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from flows.execution.run_stage import perform
 from flows.inspection.verify import Problem, verify
-from flows.perform import perform
 from flows.runs.access import History, open_run
 from flows.runs.approvals import Question, keep, open_question
 from flows.runs.forking import fork

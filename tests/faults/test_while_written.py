@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
+from flows.execution.replay import replay
 from flows.inspection.compare import compare
 from flows.inspection.lineage import lineage
 from flows.inspection.verify import verify
-from flows.replay import replay
 from flows.runs.access import History, open_run
 from flows.runs.forking import fork
 from stages.contract.digest import file_digest

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from flows.config.schema import KeepConfig, RunConfig
+from flows.execution.run_stage import perform
 from flows.inspection.verify import verify
-from flows.perform import perform
 from flows.runs.access import History, held, open_run
 from flows.runs.forking import fork
 from flows.runs.retention import retain
@@ -30,7 +30,7 @@ from tests.flows.conftest import ROOT, environment, run_grpo
 KILLED = """
 import os, resource, signal, sys
 from pathlib import Path
-from flows.perform import perform
+from flows.execution.run_stage import perform
 from flows.runs.access import held
 from stages.contract import background
 from stages.contract.paths import RunPaths

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from flows.config.schema import KeepConfig
-from flows.perform import perform
+from flows.execution.run_stage import perform
 from flows.runs.access import held, open_run
 from flows.runs.retention import plan, remove
 

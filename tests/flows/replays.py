@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from flows.replay import replay
+from flows.execution.replay import replay
 from flows.runs.access import open_run
 
 

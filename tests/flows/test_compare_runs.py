@@ -7,8 +7,8 @@ import shutil
 import pytest
 from PIL import Image
 
+from flows.execution.run_stage import perform
 from flows.inspection.compare import compare, plot
-from flows.perform import perform
 from flows.runs.access import History, open_run
 from flows.runs.forking import fork
 from flows.runs.staleness import ITERATION

@@ -15,8 +15,8 @@ from typer.testing import CliRunner
 from flows.cli import app
 from flows.config.overrides import apply_overrides
 from flows.config.schema import dump_config, make_config
-from flows.perform import perform
-from flows.replay import replay
+from flows.execution.replay import replay
+from flows.execution.run_stage import perform
 from flows.runs.access import History, open_run
 from flows.runs.staleness import state_of
 from stages.contract.manifest import read_manifest

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.perform import perform
+from flows.execution.run_stage import perform
 from flows.runs.access import open_run
 from flows.runs.approvals import Question, asked, decide, digest_of, keep, now, open_question, read_question, write
 from stages.contract.errors import ConfigError

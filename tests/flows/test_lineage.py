@@ -5,8 +5,8 @@ import shutil
 
 import pytest
 
+from flows.execution.run_stage import perform
 from flows.inspection.lineage import lineage
-from flows.perform import perform
 from flows.runs.forking import fork
 from stages.contract.errors import ConfigError
 from tests.flows.conftest import run_grpo

@@ -152,7 +152,8 @@ def test_a_key_comes_from_prefects_block_and_is_written_nowhere(folder, server, 
     looking = LETTERS.replace("log_metric(", "assert 'JUDGE_KEY' not in __import__('os').environ\n    log_metric(")
     (tmp_path / "copy/letters.py").write_text(looking)
     code = (
-        "from pathlib import Path; from prefect.blocks.system import Secret; from flows.perform import perform\n"
+        "from pathlib import Path; from prefect.blocks.system import Secret\n"
+        "from flows.execution.run_stage import perform\n"
         f"Secret(value={secret!r}).save('judge-key')\n"
         "def score(block, stage='score', **more):\n"
         "    judges = {'score.rewards.3.key': 'JUDGE_KEY', 'score.rewards.3.key_block': block}\n"

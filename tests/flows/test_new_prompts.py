@@ -7,8 +7,8 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from flows.execution.run_stage import perform
 from flows.inspection.queries import status
-from flows.perform import perform
 from flows.runs.access import History, open_run
 from stages.contract.errors import DataError
 from stages.contract.manifest import read_manifest

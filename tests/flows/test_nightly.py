@@ -14,8 +14,8 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from flows.config.schema import NightsConfig, RunConfig, read_config
+from flows.execution.run_stage import perform
 from flows.nightly import _Desk, departures, spend
-from flows.perform import perform
 from flows.runs.access import History, open_run, writing
 from flows.runs.approvals import decide
 from flows.runs.forking import fork

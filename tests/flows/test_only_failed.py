@@ -6,9 +6,9 @@ import polars as pl
 import pytest
 
 from flows.config.schema import read_config
+from flows.execution.replay import replay
+from flows.execution.run_stage import perform
 from flows.inspection.lineage import lineage
-from flows.perform import perform
-from flows.replay import replay
 from flows.runs.access import History
 from flows.runs.staleness import state_of
 from stages.contract.errors import ArtifactError, ConfigError

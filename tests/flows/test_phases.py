@@ -7,10 +7,10 @@ import pytest
 import yaml
 
 from flows.config.schema import dump_config, make_config
+from flows.execution.replay import replay
+from flows.execution.run_stage import perform
 from flows.inspection.lineage import lineage
 from flows.inspection.prompts import look_at
-from flows.perform import perform
-from flows.replay import replay
 from flows.runs.access import History, open_run
 from flows.runs.phases import check_phase
 from stages.contract import tables

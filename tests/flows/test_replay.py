@@ -7,8 +7,8 @@ import polars as pl
 import pytest
 
 from flows.config.schema import KeepConfig
-from flows.perform import perform
-from flows.replay import replay, varying
+from flows.execution.replay import replay, varying
+from flows.execution.run_stage import perform
 from flows.runs.access import History, open_run
 from flows.runs.promotion import promote
 from flows.runs.retention import plan, remove

@@ -6,7 +6,7 @@ import shutil
 import polars as pl
 import pytest
 
-from flows.perform import perform
+from flows.execution.run_stage import perform
 from stages.contract.errors import ConfigError
 from tests.flows.conftest import SMALL, run_grpo
 

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from flows.cli import app
 from flows.config.schema import make_config
-from flows.rescoring import iterations_of, other_rewards, place_for, rescore
+from flows.execution.rescoring import iterations_of, other_rewards, place_for, rescore
 from flows.runs.access import open_run
 from stages.contract.digest import file_digest
 from stages.contract.errors import ArtifactError, ConfigError

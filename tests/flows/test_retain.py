@@ -9,9 +9,9 @@ import sys
 import pytest
 
 from flows.config.schema import KeepConfig, with_settings
+from flows.execution.run_stage import perform
 from flows.inspection.disk_usage import space
 from flows.inspection.verify import verify
-from flows.perform import perform
 from flows.runs.access import History, open_run
 from flows.runs.forking import fork
 from flows.runs.promotion import promote

@@ -6,9 +6,9 @@ import polars as pl
 import pytest
 
 from flows.config.schema import make_config, read_config
+from flows.execution.rescoring import other_rewards, rescore
+from flows.execution.run_stage import perform
 from flows.inspection.verify import verify
-from flows.perform import perform
-from flows.rescoring import other_rewards, rescore
 from flows.runs.access import History, open_run
 from flows.runs.staleness import examine
 from stages.contract.digest import file_digest

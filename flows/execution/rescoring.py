@@ -9,11 +9,11 @@ import polars as pl
 
 from flows.config.overrides import apply_overrides
 from flows.config.schema import RunConfig, make_config, read_yaml
-from flows.perform import prepared
+from flows.execution.run_stage import prepared
+from flows.execution.secrets import with_keys
 from flows.runs import observers
 from flows.runs.access import History, ranges
 from flows.runs.staleness import departing
-from flows.secrets import with_keys
 from stages.advantage.config import AdvantageConfig, goes_on
 from stages.contract import tables
 from stages.contract.columns import (

@@ -9,7 +9,7 @@ from typing import Any
 import polars as pl
 
 from flows.config.schema import RunConfig
-from flows.perform import perform
+from flows.execution.run_stage import perform
 from flows.runs.access import History
 from flows.runs.forking import clear_left, link
 from flows.runs.snapshot import steady

@@ -8,11 +8,11 @@ import polars as pl
 
 from flows.config.overrides import without_hardware
 from flows.config.schema import HardwareConfig, RunConfig
+from flows.execution.secrets import with_keys
 from flows.runs import observers
 from flows.runs.access import History, background_of, open_run
 from flows.runs.phases import policy_before, prompts_before
 from flows.runs.staleness import departing
-from flows.secrets import with_keys
 from stages.contract.errors import ConfigError
 from stages.contract.machine import Machine
 from stages.contract.paths import RunPaths
