@@ -20,7 +20,7 @@ from flows.config.forms import shaped
 from flows.evaluate import evaluate
 from flows.fork import fork
 from flows.nightly import nightly
-from flows.publish import key_of
+from flows.orchestration.prefect_ui import key_of
 from flows.rescore import rescore
 from flows.reward_model import reward_model
 from flows.runs.nights import NightSchedule

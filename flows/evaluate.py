@@ -10,11 +10,11 @@ from pydantic import Field
 
 from flows.config.forms import EvaluateOverrides
 from flows.config.overrides import without_hardware
-from flows.failing import in_one_sentence
-from flows.publish import published
+from flows.orchestration.failures import in_one_sentence
+from flows.orchestration.prefect_ui import published
+from flows.orchestration.tasks import run_stage
 from flows.runs import observers
 from flows.runs.access import ARTIFACTS, History, chosen, held, open_run
-from flows.tasks import run_stage
 from stages.contract.errors import ConfigError
 from stages.contract.paths import RunPaths
 

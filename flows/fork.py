@@ -9,7 +9,7 @@ from prefect.runtime import flow_run
 from pydantic import Field
 
 from flows.config.forms import ForkOverrides
-from flows.failing import in_one_sentence
+from flows.orchestration.failures import in_one_sentence
 from flows.runs import forking, observers
 from flows.runs.access import ARTIFACTS
 from flows.train import train

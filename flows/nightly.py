@@ -15,12 +15,13 @@ from prefect.runtime import flow_run
 from prefect.states import Completed
 
 from flows.config.schema import NightsConfig, RunConfig, with_settings
-from flows.failing import in_one_sentence
-from flows.gate import pass_gate
 from flows.inspection.metrics import seconds
 from flows.inspection.report import inline, markdown_table, report, row
-from flows.new_prompts import take_up
-from flows.publish import key_of, published
+from flows.orchestration.approval_gate import pass_gate
+from flows.orchestration.failures import in_one_sentence
+from flows.orchestration.new_prompts import take_up
+from flows.orchestration.prefect_ui import key_of, published
+from flows.orchestration.tasks import run_stage
 from flows.runs import observers
 from flows.runs.access import ARTIFACTS, History, open_run, writing
 from flows.runs.nights import (
@@ -40,7 +41,6 @@ from flows.runs.promotion import against_promoted, baseline, promote, promoted, 
 from flows.runs.requirements import missing_for
 from flows.runs.retention import retain
 from flows.runs.staleness import examine, state_of
-from flows.tasks import run_stage
 from flows.train import train_iteration
 from stages.contract.commit import write_text
 from stages.contract.config import config_digest

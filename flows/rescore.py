@@ -12,8 +12,8 @@ from pydantic import Field
 from flows.config.forms import RescoreOverrides
 from flows.execution.rescoring import iterations_of, other_rewards, place_for
 from flows.execution.rescoring import rescore as compare
-from flows.failing import in_one_sentence
-from flows.publish import key_of
+from flows.orchestration.failures import in_one_sentence
+from flows.orchestration.prefect_ui import key_of
 from flows.runs.access import ARTIFACTS, open_run
 
 

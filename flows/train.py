@@ -9,16 +9,16 @@ from pydantic import Field
 from flows.config.forms import TrainOverrides
 from flows.config.preflight import check_outside
 from flows.config.schema import RunConfig, read_config
-from flows.failing import in_one_sentence
-from flows.gate import pass_gate
-from flows.new_prompts import next_to_draw, take_up
-from flows.publish import published, train_name
+from flows.orchestration.approval_gate import pass_gate
+from flows.orchestration.failures import in_one_sentence
+from flows.orchestration.new_prompts import next_to_draw, take_up
+from flows.orchestration.prefect_ui import published, train_name
+from flows.orchestration.tasks import StageName, run_stage
 from flows.runs import observers
 from flows.runs.access import ARTIFACTS, History, check_same, writing
 from flows.runs.phases import check_phase
 from flows.runs.retention import retain
 from flows.runs.staleness import examine, stages_of, state_of
-from flows.tasks import StageName, run_stage
 from stages.contract.paths import RunPaths
 
 

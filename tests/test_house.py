@@ -118,9 +118,9 @@ def test_heavy_libraries_are_imported_where_they_are_at_home() -> None:
 
 def test_prefect_tasks_are_made_in_one_file() -> None:
     modules = sources("flows") | sources("stages")
-    assert [path for path, tree in modules.items() if "task" in decorators(tree)] == ["flows/tasks.py"]
+    assert [path for path, tree in modules.items() if "task" in decorators(tree)] == ["flows/orchestration/tasks.py"]
     importing = [path for path, tree in modules.items() if {"prefect.task", "prefect.tasks.task"} & {*imported(tree)}]
-    assert importing == ["flows/tasks.py"]
+    assert importing == ["flows/orchestration/tasks.py"]
 
 
 def test_flows_are_made_in_flows() -> None:

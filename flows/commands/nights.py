@@ -105,7 +105,7 @@ def _decide(
     if question.flow_run and question.since:
         try:
             with running_server(artifacts):
-                from flows.gate import answer_form
+                from flows.orchestration.approval_gate import answer_form
 
                 if answer_form(question, "approve" if decision == "approved" else "reject", note, changes):
                     say(f"{decision}: {place(paths, question)}; the flow run goes on")

@@ -130,9 +130,9 @@ def stage(
     paths, config = open_run(artifacts, run)
     with prefect_server(artifacts) as wait_for_server:
         from flows.inspection.terminal import Display
+        from flows.orchestration.tasks import StageName
         from flows.runs import observers
         from flows.stage import stage as flow
-        from flows.tasks import StageName
 
         with Display(console, config.iterations) as display, observers.watching(display):
             wait_for_server()

@@ -18,7 +18,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from flows.inspection.plots import Curve, Panel, draw
 from flows.inspection.report import as_html, fenced, inline, report
-from flows.publish import PATIENCE, Publisher, key_of
+from flows.orchestration.prefect_ui import PATIENCE, Publisher, key_of
 from flows.runs import observers
 from flows.runs.access import History, open_run
 from tests.flows.conftest import run_grpo

@@ -15,8 +15,8 @@ import httpx
 import pytest
 
 from flows.automations import EVENTS
-from flows.gate import WAITING
 from flows.nightly import HELD_BACK
+from flows.orchestration.approval_gate import WAITING
 from tests.flows.conftest import GRPO, SMALL, environment, run_grpo
 from tests.flows.serving import alive, command_line, descendants, eventually, serving
 

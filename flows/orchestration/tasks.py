@@ -9,8 +9,8 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
 from flows.execution.run_stage import SCORES, perform
-from flows.failing import in_one_sentence
-from flows.publish import task_name
+from flows.orchestration.failures import in_one_sentence
+from flows.orchestration.prefect_ui import task_name
 from flows.runs import observers
 from flows.runs.access import History, open_run
 from flows.runs.staleness import state_of
