@@ -25,7 +25,7 @@ def nightly(
     """Spends a night on a run: goes on with it, evaluates, promotes or holds back, reports. Once a date."""
     from flows.runs.access import History, open_run
     from flows.runs.nights import zone
-    from flows.server import prefect_server
+    from flows.serving.prefect_server import prefect_server
 
     paths, config = open_run(artifacts, run)
     last = History(paths).last() + (iterations or config.nights.iterations or 1)
@@ -97,7 +97,7 @@ def _decide(
 ) -> None:
     from flows.runs.access import held, open_run
     from flows.runs.approvals import asked, decide, place
-    from flows.server import running_server
+    from flows.serving.prefect_server import running_server
 
     paths, config = open_run(artifacts, run)
     question = asked(paths, config, changes)

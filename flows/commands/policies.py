@@ -26,9 +26,9 @@ def serve_policy(
     artifacts: Artifacts = ARTIFACTS,
 ) -> None:
     """Serves a policy by vLLM's OpenAI-compatible server; options that are not listed here go to vLLM as they are."""
-    from flows.policy_server import arguments, serve
     from flows.runs.access import open_run
     from flows.runs.export import proved_policy
+    from flows.serving.policy_server import arguments, serve
 
     paths, _ = open_run(artifacts, run)
     k, _ = proved_policy(paths, _chosen(paths, iteration, promoted))

@@ -41,7 +41,7 @@ def rescore(
     from flows.inspection.terminal import Display
     from flows.runs import observers
     from flows.runs.access import open_run
-    from flows.server import prefect_server
+    from flows.serving.prefect_server import prefect_server
 
     paths, config = open_run(artifacts, run)
     score = other_rewards(config, rewards, parse_overrides(set_ or []))

@@ -39,11 +39,11 @@ def serve(
     artifacts: Artifacts = ARTIFACTS,
 ) -> None:
     """Serves the Prefect UI, and runs here what is started in it. Ctrl-C ends it with all it has started."""
-    from flows.notifications import Notifications, read_notifications
-    from flows.serve import POOL
-    from flows.serve import serve as run
-    from flows.slots import gpus
-    from flows.worker import Told
+    from flows.serving.gpu_slots import gpus
+    from flows.serving.notifications import Notifications, read_notifications
+    from flows.serving.serve import POOL
+    from flows.serving.serve import serve as run
+    from flows.serving.worker import Told
 
     told = Told(
         artifacts=artifacts.resolve(),
@@ -70,13 +70,13 @@ def deploy(
     artifacts: Artifacts = ARTIFACTS,
 ) -> None:
     """Registers what `grpo serve` offers on an existing Prefect server and work pool."""
-    from flows.server import running_server
+    from flows.serving.prefect_server import running_server
 
     if server:
         os.environ["PREFECT_API_URL"] = server.rstrip("/").removesuffix("/api") + "/api"
     names = _configurations(configs)
     with running_server(artifacts) as url:
-        from flows.deployments import deploy as register
+        from flows.serving.deployments import deploy as register
 
         made = register(pool, names, artifacts, image)
     say(
@@ -88,7 +88,7 @@ def deploy(
 def _scheduled(artifacts: Path, runs: list[str], cron: str, timezone: str | None) -> "tuple[NightSchedule, ...]":
     from flows.runs.access import open_run
     from flows.runs.nights import NightSchedule, zone
-    from flows.server import prefect_environment
+    from flows.serving.prefect_server import prefect_environment
 
     if not runs:
         return ()

@@ -27,7 +27,7 @@ def train(
     from flows.runs.access import History, check_same
     from flows.runs.phases import check_phase
     from flows.runs.staleness import examine
-    from flows.server import prefect_server
+    from flows.serving.prefect_server import prefect_server
 
     overrides = parse_overrides(set_ or [])
     resolved = read_config(config, overrides | ({"run": run} if run else {}))
@@ -65,7 +65,7 @@ def reward_model(
     from flows.runs.access import History, check_same
     from flows.runs.phases import check_phase
     from flows.runs.staleness import REWARD_MODEL
-    from flows.server import prefect_server
+    from flows.serving.prefect_server import prefect_server
 
     overrides = parse_overrides(set_ or [])
     resolved = read_config(config, overrides | ({"run": run} if run else {}))
@@ -121,7 +121,7 @@ def stage(
     from flows.config.schema import parse_overrides
     from flows.runs.access import open_run
     from flows.runs.staleness import ITERATION, REWARD_MODEL, START
-    from flows.server import prefect_server
+    from flows.serving.prefect_server import prefect_server
 
     known = (*START, REWARD_MODEL, *ITERATION, "evaluate")
     if name not in known:

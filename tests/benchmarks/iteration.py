@@ -49,7 +49,7 @@ def train(turns: Turns, threads: int, config: str | None = None) -> None:
     """The flow `train` with the embedded server; as many iterations a turn as are asked for, and one before them."""
     from flows.config.schema import read_config
     from flows.runs.access import History
-    from flows.server import prefect_server
+    from flows.serving.prefect_server import prefect_server
     from stages.contract.paths import RunPaths
 
     with tempfile.TemporaryDirectory(dir=CACHE) as name:

@@ -24,7 +24,7 @@ from flows.inspection.terminal import Display
 from flows.runs import observers
 from flows.runs.access import History, writing
 from flows.runs.staleness import stages_of, state_of
-from flows.server import prefect_server
+from flows.serving.prefect_server import prefect_server
 from stages.contract.paths import RunPaths
 from tests.benchmarks import RESULTS, circumstances, markdown
 

@@ -18,7 +18,7 @@ from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 
-from flows.server import prefect_server
+from flows.serving.prefect_server import prefect_server
 from tests.faults.range import Range
 from tests.faults.report import write_report
 from tests.faults.scenarios import ALL, KINDS, ONE_EPOCH, TWO_EPOCHS, WORKERS, Trained, forks, reruns

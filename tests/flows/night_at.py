@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from flows.runs.access import open_run
-from flows.server import prefect_server
+from flows.serving.prefect_server import prefect_server
 
 ZONE = "Europe/Berlin"
 

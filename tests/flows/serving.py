@@ -14,7 +14,7 @@ from typing import Any
 
 import httpx
 
-from flows.server import PR_SET_PDEATHSIG
+from flows.serving.prefect_server import PR_SET_PDEATHSIG
 from tests.flows.conftest import GRPO, environment
 
 

@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pytest
 import yaml
 
-from flows.server import prefect_server
+from flows.serving.prefect_server import prefect_server
 from stages.contract.errors import GrpoError
 from tests.flows.conftest import SMALL, run_grpo
 
@@ -126,7 +126,7 @@ def test_a_run_made_from_another_configuration_is_left_as_it_is(small_folder):
 
 
 def test_a_configured_server_that_does_not_answer_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr("flows.server.CONFIGURED_LIMIT", 1)
+    monkeypatch.setattr("flows.serving.prefect_server.CONFIGURED_LIMIT", 1)
     monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
     monkeypatch.setenv("PREFECT_HOME", str(tmp_path))
     with (

@@ -11,7 +11,7 @@ from flows.config.forms import NULL, StageOverrides, TrainOverrides, shaped
 from flows.config.messages import models_in
 from flows.config.overrides import Dotted, apply_overrides
 from flows.config.schema import RunConfig, make_config
-from flows.deployments import offers
+from flows.serving.deployments import offers
 from flows.stage import stage
 from flows.train import train
 from tests.flows.conftest import SMALL

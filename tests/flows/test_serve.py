@@ -9,8 +9,8 @@ from contextlib import ExitStack
 
 import pytest
 
-from flows.claim import claim
-from flows.slots import share, slot
+from flows.serving.gpu_slots import share, slot
+from flows.serving.server_lock import claim
 from stages.contract.lock import run_lock
 from tests.flows.conftest import GRPO, SMALL, environment, run_grpo
 from tests.flows.serving import alive, command_line, descendants, eventually
@@ -171,7 +171,7 @@ def test_gpus_are_shared_out():
 
 def test_a_place_is_free_again_when_its_process_is_killed(tmp_path):
     hold = (
-        "import sys, time; from pathlib import Path; from flows.slots import slot\n"
+        "import sys, time; from pathlib import Path; from flows.serving.gpu_slots import slot\n"
         "with slot(Path(sys.argv[1]), 2) as place: print(place, flush=True); time.sleep(600)"
     )
     command = [sys.executable, "-c", hold, str(tmp_path)]

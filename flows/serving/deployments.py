@@ -15,7 +15,6 @@ from prefect.deployments.runner import RunnerDeployment
 from prefect.flows import Flow
 from prefect.types.entrypoint import EntrypointType
 
-from flows.automations import apply, crash_rules
 from flows.config.forms import shaped
 from flows.evaluate import evaluate
 from flows.fork import fork
@@ -24,6 +23,7 @@ from flows.orchestration.prefect_ui import key_of
 from flows.rescore import rescore
 from flows.reward_model import reward_model
 from flows.runs.nights import NightSchedule
+from flows.serving.automations import apply, crash_rules
 from flows.stage import stage
 from flows.train import train
 from stages.contract.errors import ConfigError
@@ -111,7 +111,7 @@ def process_variables(folder: Path, artifacts: Path, variables: dict[str, str]) 
         variables: what else the process's environment holds.
     """
     return {
-        "command": shlex.join([sys.executable, "-P", "-m", "flows.flow_process"]),
+        "command": shlex.join([sys.executable, "-P", "-m", "flows.serving.flow_process"]),
         "working_dir": str(folder.resolve()),
         "env": {"GRPO_ARTIFACTS": str(artifacts.resolve()), **LOGGING} | variables,
     }

@@ -8,10 +8,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from flows.flow_process import SLOTS
-from flows.notifications import Notifications
 from flows.runs.nights import NightSchedule
-from flows.server import end_with_parent
+from flows.serving.flow_process import SLOTS
+from flows.serving.notifications import Notifications
+from flows.serving.prefect_server import end_with_parent
 from stages.contract.config import Config
 from stages.contract.errors import GrpoError
 
@@ -43,8 +43,8 @@ class Told(Config):
 
 def prepare(told: Told) -> None:
     """Brings what is served on the server up to date, and takes up what an earlier `grpo serve` left running."""
-    from flows.automations import apply, crash_rules, notification_rules
-    from flows.deployments import process_variables, register
+    from flows.serving.automations import apply, crash_rules, notification_rules
+    from flows.serving.deployments import process_variables, register
 
     asyncio.run(_make_pool(told.pool, told.slots))
     variables = process_variables(Path.cwd(), told.artifacts, {SLOTS: str(told.slots)})

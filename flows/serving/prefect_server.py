@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from flows.claim import Owner, claim
+from flows.serving.server_lock import Owner, claim
 from stages.contract.errors import GrpoError
 
 START_LIMIT = 120
@@ -120,7 +120,7 @@ def running_server(artifacts: Path) -> Iterator[str]:
 @contextmanager
 def start_server(host: str, port: int, settings: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
     """Runs Prefect's server in a process of its own, which ends with this one, however that ends."""
-    command = [sys.executable, "-P", "-m", "flows.server", host, str(port), str(os.getpid())]
+    command = [sys.executable, "-P", "-m", "flows.serving.prefect_server", host, str(port), str(os.getpid())]
     with (Path(os.environ["PREFECT_HOME"]) / "server.log").open("wb") as log:
         process = subprocess.Popen(command, env=os.environ | settings, stdout=log, stderr=log)
     try:

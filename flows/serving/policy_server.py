@@ -36,7 +36,7 @@ def serve(told: list[str], cpu: bool) -> int:
     environment = {"VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1"} | ({"TORCHDYNAMO_DISABLE": "1"} if cpu else {})
     reads, holds = os.pipe()
     process = subprocess.Popen(
-        [sys.executable, "-m", "flows.policy_server", str(reads), *told],
+        [sys.executable, "-m", "flows.serving.policy_server", str(reads), *told],
         env=os.environ | environment,
         pass_fds=(reads,),
         start_new_session=True,

@@ -16,7 +16,7 @@ from prefect.events.schemas.events import ResourceSpecification
 from prefect.exceptions import ObjectNotFound
 from pydantic import SecretStr
 
-from flows.notifications import Address, Notifications, Occasion, ServerBlock
+from flows.serving.notifications import Address, Notifications, Occasion, ServerBlock
 from stages.contract.errors import ConfigError
 
 PREFIX = "grpo: "

@@ -11,15 +11,15 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from flows.claim import Owner, claim
-from flows.server import (
+from flows.serving.prefect_server import (
     CONFIGURED_LIMIT,
     free_port,
     prefect_environment,
     start_server,
     wait_until_it_answers,
 )
-from flows.worker import READY, Told
+from flows.serving.server_lock import Owner, claim
+from flows.serving.worker import READY, Told
 from stages.contract.errors import ConfigError, GrpoError
 
 POOL = "grpo"
@@ -120,7 +120,7 @@ def _server_settings(home: Path, host: str, port: int) -> dict[str, str]:
 
 @contextmanager
 def _worker(home: Path, told: Told) -> Iterator["subprocess.Popen[bytes]"]:
-    """A process of `flows.worker` that is ready; it is killed afterwards, and its flow processes end with it."""
+    """A process of `serving.worker` that is ready; it is killed afterwards, and its flow processes end with it."""
     process, said = _started(home, told)
     if not said:  # it died, or gave up after its limit: what it was at stands in the log
         process.wait()
@@ -140,7 +140,7 @@ def _started(home: Path, told: Told) -> tuple["subprocess.Popen[bytes]", str]:
     environment = WORKER_SETTINGS | {k: v for k, v in os.environ.items() if k != "PREFECT_LOGGING_LEVEL"}
     with (home / "worker.log").open("ab") as log:
         process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "flows.worker", str(os.getpid()), str(writes), told.model_dump_json()],
+            [sys.executable, "-P", "-m", "flows.serving.worker", str(os.getpid()), str(writes), told.model_dump_json()],
             env=environment,
             pass_fds=(writes,),
             stdin=subprocess.DEVNULL,
