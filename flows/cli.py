@@ -9,8 +9,7 @@ from rich.markup import escape
 
 from flows.commands import (
     data,
-    history,
-    integrity,
+    forks,
     nights,
     policies,
     reading,
@@ -26,13 +25,12 @@ for part in (
     training,
     data,
     serving,
-    history,
+    forks,
     space,
     reading,
     rescoring,
     policies,
     nights,
-    integrity,
 ):
     app.add_typer(part.app)
 

@@ -1,1 +1,5 @@
-"""The subcommands of `grpo`, a file for each concern. They import what is slow only when they run."""
+"""Holds the subcommands of `grpo`, a file for each concern.
+
+Each imports what is slow only when it runs, so that `grpo --help` answers at once. May import all of `flows` but
+`flows.cli`; knows Prefect only through `flows.serving` and the flows.
+"""
