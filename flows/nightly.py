@@ -14,7 +14,8 @@ from prefect.exceptions import Pause
 from prefect.runtime import flow_run
 from prefect.states import Completed
 
-from flows.config.schema import NightsConfig, RunConfig, with_settings
+from flows.config.loading import with_settings
+from flows.config.schema import NightsConfig, RunConfig
 from flows.inspection.metrics import seconds
 from flows.inspection.report import inline, markdown_table, report, row
 from flows.orchestration.approval_gate import pass_gate

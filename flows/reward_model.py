@@ -8,8 +8,8 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
 from flows.config.forms import TrainOverrides
+from flows.config.loading import read_config
 from flows.config.preflight import check_outside
-from flows.config.schema import read_config
 from flows.orchestration.failures import in_one_sentence
 from flows.orchestration.prefect_ui import published, reward_model_name
 from flows.orchestration.tasks import StageName, run_stage

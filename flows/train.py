@@ -7,8 +7,9 @@ from prefect import flow
 from pydantic import Field
 
 from flows.config.forms import TrainOverrides
+from flows.config.loading import read_config
 from flows.config.preflight import check_outside
-from flows.config.schema import RunConfig, read_config
+from flows.config.schema import RunConfig
 from flows.orchestration.approval_gate import pass_gate
 from flows.orchestration.failures import in_one_sentence
 from flows.orchestration.new_prompts import next_to_draw, take_up

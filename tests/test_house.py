@@ -78,7 +78,7 @@ def test_stages_know_nothing_of_prefect() -> None:
 def test_advantages_and_configurations_need_neither_torch_nor_transformers() -> None:
     modules = {
         module_of(path) for path in sources("stages") if path.endswith("/config.py") or "/advantage/" in path
-    } | {"flows.config.schema"}
+    } | {"flows.config.loading"}
     assert {f"stages.{room}.config" for room in ROOMS} | {"stages.advantage.stage"} <= modules
     loaded = loaded_by(modules)
     assert {"stages", "flows", "polars", "pydantic"} <= loaded
@@ -137,7 +137,7 @@ def test_decorators_are_seen_in_each_of_their_forms() -> None:
 def test_yaml_is_read_in_one_file() -> None:
     modules = sources("flows") | sources("stages")
     assert [path for path, tree in modules.items() if "yaml" in {name.split(".")[0] for name in imported(tree)}] == [
-        "flows/config/schema.py"
+        "flows/config/loading.py"
     ]
 
 

@@ -8,8 +8,8 @@ import yaml
 from typer.main import get_command
 
 from flows.cli import app
+from flows.config.loading import make_config
 from flows.config.reference import markdown
-from flows.config.schema import make_config
 from tests.flows.conftest import SMALL
 
 ROOT = Path(__file__).parents[1]

@@ -24,7 +24,7 @@ def data(
     artifacts: Artifacts = ARTIFACTS,
 ) -> None:
     """Shows a configuration's prompts: counts, lengths, duplicates and leaks, what will be drawn; starts no run."""
-    from flows.config.schema import parse_overrides, read_config
+    from flows.config.loading import parse_overrides, read_config
     from flows.inspection.prompts import look_at
 
     resolved = read_config(config, parse_overrides(set_ or []))

@@ -24,7 +24,7 @@ def fork(
     artifacts: Artifacts = ARTIFACTS,
 ) -> None:
     """Makes a run that shares another one's earlier iterations, without a copy, and goes on from there."""
-    from flows.config.schema import parse_overrides
+    from flows.config.loading import parse_overrides
     from flows.runs.forking import fork as make
 
     new = make(artifacts, run, at, name, parse_overrides(set_ or []), say)
@@ -106,7 +106,7 @@ def replay(
 
     The hardware's settings are those of the first time, or what --set hardware.threads=4 says. Exit code 1: not equal.
     """
-    from flows.config.schema import parse_overrides
+    from flows.config.loading import parse_overrides
     from flows.execution.replay import replay as again
     from flows.runs.access import open_run
 

@@ -79,7 +79,7 @@ def promote(
 @app.command()
 def approve(run: Run, set_: Set = None, note: Note = "", artifacts: Artifacts = ARTIFACTS) -> None:
     """Opens the gate at which a run waits; `--set` holds for the update behind it, of that iteration alone."""
-    from flows.config.schema import parse_overrides
+    from flows.config.loading import parse_overrides
 
     _decide(artifacts, run, "approved", note, parse_overrides(set_ or []))
 

@@ -34,7 +34,7 @@ def rescore(
     artifacts: Artifacts = ARTIFACTS,
 ) -> None:
     """Scores stored completions with other rewards, without sampling, and compares; nothing in the run changes."""
-    from flows.config.schema import parse_overrides
+    from flows.config.loading import parse_overrides
     from flows.execution.rescoring import iterations_of, other_rewards, place_for
     from flows.execution.rescoring import rescore as compare
     from flows.execution.secrets import asks_for_block

@@ -24,7 +24,7 @@ def retain(
 
     The rule is the run's `keep`, or what --set says, e.g. --set keep.last=2 --set keep.every=10.
     """
-    from flows.config.schema import parse_overrides, with_settings
+    from flows.config.loading import parse_overrides, with_settings
     from flows.runs.access import History, held, open_run
     from flows.runs.retention import plan, remove
     from flows.runs.staleness import examine

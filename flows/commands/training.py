@@ -22,8 +22,8 @@ def train(
     artifacts: Artifacts = ARTIFACTS,
 ) -> None:
     """Trains a run, or goes on with it from the last stage in place."""
+    from flows.config.loading import parse_overrides, read_config
     from flows.config.preflight import check_outside
-    from flows.config.schema import parse_overrides, read_config
     from flows.runs.access import History, check_same
     from flows.runs.phases import check_phase
     from flows.runs.staleness import examine
@@ -60,8 +60,8 @@ def reward_model(
     artifacts: Artifacts = ARTIFACTS,
 ) -> None:
     """Trains the reward model of a run from preferences; `grpo train` does too, and goes on from there."""
+    from flows.config.loading import parse_overrides, read_config
     from flows.config.preflight import check_outside
-    from flows.config.schema import parse_overrides, read_config
     from flows.runs.access import History, check_same
     from flows.runs.phases import check_phase
     from flows.runs.staleness import REWARD_MODEL
@@ -118,7 +118,7 @@ def stage(
     artifacts: Artifacts = ARTIFACTS,
 ) -> None:
     """Runs one stage of one iteration again, and says what that made stale."""
-    from flows.config.schema import parse_overrides
+    from flows.config.loading import parse_overrides
     from flows.runs.access import open_run
     from flows.runs.staleness import ITERATION, REWARD_MODEL, START
     from flows.serving.prefect_server import prefect_server

@@ -7,8 +7,9 @@ from typing import Any
 
 import polars as pl
 
+from flows.config.loading import make_config, read_yaml
 from flows.config.overrides import apply_overrides
-from flows.config.schema import RunConfig, make_config, read_yaml
+from flows.config.schema import RunConfig
 from flows.execution.run_stage import prepared
 from flows.execution.secrets import with_keys
 from flows.runs import observers

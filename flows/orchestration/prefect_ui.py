@@ -26,7 +26,8 @@ from prefect.client.schemas.actions import ArtifactCreate, LogCreate
 from prefect.context import FlowRunContext, TaskRunContext
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
-from flows.config.schema import RunConfig, read_yaml
+from flows.config.loading import read_yaml
+from flows.config.schema import RunConfig
 from flows.inspection.metrics import SHOWN
 from flows.inspection.report import Row, report, row, total_seconds
 from flows.runs import observers

@@ -9,7 +9,8 @@ from datetime import datetime
 from pathlib import Path
 
 from flows.config.diff import differences
-from flows.config.schema import RunConfig, dump_config, make_config, read_yaml
+from flows.config.loading import dump_config, read_config_file
+from flows.config.schema import RunConfig
 from stages.contract.background import Background, is_coming
 from stages.contract.commit import aside, finish, write_text
 from stages.contract.digest import file_digest
@@ -95,11 +96,6 @@ def check_same(paths: RunPaths, config: RunConfig) -> bool:
             "give this one another name with --run, or rerun single stages with `grpo stage … --set`"
         )
     return True
-
-
-def read_config_file(path: Path) -> RunConfig:
-    """A frozen configuration of a run."""
-    return make_config(read_yaml(path), str(path))
 
 
 @contextmanager

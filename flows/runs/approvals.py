@@ -6,7 +6,8 @@ from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict
 
-from flows.config.schema import Gate, RunConfig, with_settings
+from flows.config.loading import with_settings
+from flows.config.schema import Gate, RunConfig
 from flows.runs.access import History
 from flows.runs.records import Record, now, read_record, write_record
 from stages.contract.digest import names_digest

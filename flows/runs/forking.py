@@ -7,7 +7,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from flows.config.schema import RunConfig, dump_config, with_settings
+from flows.config.loading import dump_config, with_settings
+from flows.config.schema import RunConfig
 from flows.runs.access import History, check_inside, open_run
 from flows.runs.records import Record, now, read_record, write_record
 from flows.runs.requirements import missing_for, never_made_for

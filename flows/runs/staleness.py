@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from flows.config.schema import RunConfig, with_settings
+from flows.config.loading import with_settings
+from flows.config.schema import RunConfig
 from flows.runs.access import History
 from stages.contract.errors import ConfigError
 from stages.contract.manifest import Manifest

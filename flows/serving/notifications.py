@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError
 
-from flows.config.schema import read_yaml
+from flows.config.loading import read_yaml
 from stages.contract.config import Config
 from stages.contract.errors import ConfigError
 

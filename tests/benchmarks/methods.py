@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flows.config.schema import RunConfig, read_config
+from flows.config.loading import read_config
+from flows.config.schema import RunConfig
 from flows.execution.run_stage import perform
 from flows.runs.access import History, writing
 from flows.runs.staleness import place_of, stages_of, state_of

@@ -17,7 +17,8 @@ from unittest.mock import patch
 
 from rich.console import Console
 
-from flows.config.schema import RunConfig, read_config
+from flows.config.loading import read_config
+from flows.config.schema import RunConfig
 from flows.execution.run_stage import perform
 from flows.inspection.metrics import seconds
 from flows.inspection.terminal import Display

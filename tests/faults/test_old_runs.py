@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.config.schema import make_config, read_yaml
+from flows.config.loading import make_config, read_yaml
 from flows.execution.run_stage import perform
 from flows.inspection.queries import completions, sql
 from flows.inspection.verify import verify

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from flows.config.schema import RunConfig, read_yaml
+from flows.config.loading import read_yaml
+from flows.config.schema import RunConfig
 from flows.runs.access import open_run
 from stages.contract.columns import SUPERVISED_STEPS
 from stages.contract.errors import ArtifactError, ConfigError, ModelError

@@ -7,15 +7,9 @@ import pytest
 import yaml
 
 from flows.config.diff import differences
-from flows.config.schema import (
-    RunConfig,
-    apply_overrides,
-    dump_config,
-    make_config,
-    parse_overrides,
-    read_config,
-    read_yaml,
-)
+from flows.config.loading import dump_config, make_config, parse_overrides, read_config, read_yaml
+from flows.config.overrides import apply_overrides
+from flows.config.schema import RunConfig
 from flows.runs.access import check_same
 from stages.contract.config import config_digest
 from stages.contract.errors import ConfigError

@@ -13,8 +13,8 @@ import yaml
 from typer.testing import CliRunner
 
 from flows.cli import app
+from flows.config.loading import dump_config, make_config
 from flows.config.overrides import apply_overrides
-from flows.config.schema import dump_config, make_config
 from flows.execution.replay import replay
 from flows.execution.run_stage import perform
 from flows.runs.access import History, open_run

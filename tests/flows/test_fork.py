@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.config.schema import read_config
+from flows.config.loading import read_config
 from flows.execution.run_stage import perform
 from flows.runs.access import History, open_run
 from flows.runs.forking import fork, link, read_fork

@@ -8,9 +8,10 @@ from prefect.utilities.callables import parameter_schema
 from pydantic import TypeAdapter, ValidationError
 
 from flows.config.forms import NULL, StageOverrides, TrainOverrides, shaped
+from flows.config.loading import make_config
 from flows.config.messages import models_in
 from flows.config.overrides import Dotted, apply_overrides
-from flows.config.schema import RunConfig, make_config
+from flows.config.schema import RunConfig
 from flows.serving.deployments import offers
 from flows.stage import stage
 from flows.train import train

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import yaml
 
+from flows.config.loading import CONVENTIONS, dump_config, make_config, read_config, read_yaml
 from flows.config.overrides import chosen, laid_over
-from flows.config.schema import CONVENTIONS, RunConfig, dump_config, make_config, read_config, read_yaml
+from flows.config.schema import RunConfig
 from stages.advantage.stage import advantage_rows
 from stages.contract.errors import ConfigError
 from tests.advantage.numbers import table

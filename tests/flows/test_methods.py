@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 import yaml
 
-from flows.config.schema import read_config
+from flows.config.loading import read_config
 from stages.contract.paths import RunPaths
 from tests.benchmarks.methods import train
 from tests.flows.conftest import SMALL

@@ -10,7 +10,7 @@ from collections import Counter
 import polars as pl
 import pytest
 
-from flows.config.schema import read_config
+from flows.config.loading import read_config
 from flows.runs.access import History, open_run
 from flows.runs.phases import check_phase
 from flows.runs.staleness import state_of

@@ -13,7 +13,8 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from flows.config.schema import NightsConfig, RunConfig, read_config
+from flows.config.loading import read_config
+from flows.config.schema import NightsConfig, RunConfig
 from flows.execution.run_stage import perform
 from flows.nightly import _Desk, departures, spend
 from flows.runs.access import History, open_run, writing

@@ -5,7 +5,7 @@ import shutil
 import polars as pl
 import pytest
 
-from flows.config.schema import read_config
+from flows.config.loading import read_config
 from flows.execution.replay import replay
 from flows.execution.run_stage import perform
 from flows.inspection.lineage import lineage

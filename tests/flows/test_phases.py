@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from flows.config.schema import dump_config, make_config
+from flows.config.loading import dump_config, make_config
 from flows.execution.replay import replay
 from flows.execution.run_stage import perform
 from flows.inspection.lineage import lineage

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from flows.cli import app
-from flows.config.schema import make_config
+from flows.config.loading import make_config
 from flows.execution.rescoring import iterations_of, other_rewards, place_for, rescore
 from flows.runs.access import open_run
 from stages.contract.digest import file_digest

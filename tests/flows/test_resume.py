@@ -6,7 +6,8 @@ from datetime import UTC, datetime
 import pytest
 import yaml
 
-from flows.config.schema import RunConfig, make_config
+from flows.config.loading import make_config
+from flows.config.schema import RunConfig
 from flows.runs.access import History
 from flows.runs.staleness import examine, stages_of
 from stages.contract.config import config_digest

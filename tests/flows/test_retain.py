@@ -8,7 +8,8 @@ import sys
 
 import pytest
 
-from flows.config.schema import KeepConfig, with_settings
+from flows.config.loading import with_settings
+from flows.config.schema import KeepConfig
 from flows.execution.run_stage import perform
 from flows.inspection.disk_usage import space
 from flows.inspection.verify import verify

@@ -5,7 +5,7 @@ import json
 import polars as pl
 import pytest
 
-from flows.config.schema import make_config, read_config
+from flows.config.loading import make_config, read_config
 from flows.execution.rescoring import other_rewards, rescore
 from flows.execution.run_stage import perform
 from flows.inspection.verify import verify

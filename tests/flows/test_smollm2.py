@@ -4,7 +4,7 @@ import polars as pl
 import pytest
 from transformers import AutoTokenizer
 
-from flows.config.schema import read_config
+from flows.config.loading import read_config
 from stages.contract.manifest import read_manifest
 from tests.flows.conftest import ROOT, run_grpo
 

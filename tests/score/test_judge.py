@@ -7,8 +7,8 @@ import socket
 import pytest
 from pydantic import ValidationError
 
+from flows.config.loading import make_config, read_yaml
 from flows.config.preflight import check_outside
-from flows.config.schema import make_config, read_yaml
 from stages.contract.config import deciding
 from stages.contract.errors import ConfigError, JudgeError
 from stages.score.config import ScoreConfig
