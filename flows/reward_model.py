@@ -10,13 +10,14 @@ from prefect.states import Completed
 from flows.config.forms import TrainOverrides
 from flows.config.loading import read_config
 from flows.config.preflight import check_outside
+from flows.config.stages import REWARD_MODEL, StageName
 from flows.orchestration.failures import in_one_sentence
 from flows.orchestration.prefect_ui import published, reward_model_name
-from flows.orchestration.tasks import StageName, run_stage
+from flows.orchestration.tasks import run_stage
 from flows.runs import observers
 from flows.runs.access import ARTIFACTS, History, check_same, writing
 from flows.runs.phases import check_phase
-from flows.runs.staleness import REWARD_MODEL, stages_of
+from flows.runs.staleness import stages_of
 from stages.contract.errors import ConfigError
 from stages.contract.manifest import Manifest
 from stages.contract.paths import RunPaths

@@ -11,13 +11,14 @@ from pydantic import Field
 
 from flows.config.forms import StageOverrides
 from flows.config.overrides import without_hardware
+from flows.config.stages import StageName, place_of
 from flows.inspection.report import stale
 from flows.orchestration.failures import in_one_sentence
 from flows.orchestration.prefect_ui import published
-from flows.orchestration.tasks import StageName, run_stage
+from flows.orchestration.tasks import run_stage
 from flows.runs import observers
 from flows.runs.access import ARTIFACTS, History, held, open_run
-from flows.runs.staleness import after, examine, place_of, stages_of
+from flows.runs.staleness import after, examine, stages_of
 from flows.train import make
 from stages.contract.errors import ConfigError
 

@@ -10,11 +10,12 @@ from flows.config.forms import TrainOverrides
 from flows.config.loading import read_config
 from flows.config.preflight import check_outside
 from flows.config.schema import RunConfig
+from flows.config.stages import StageName
 from flows.orchestration.approval_gate import pass_gate
 from flows.orchestration.failures import in_one_sentence
 from flows.orchestration.new_prompts import next_to_draw, take_up
 from flows.orchestration.prefect_ui import published, train_name
-from flows.orchestration.tasks import StageName, run_stage
+from flows.orchestration.tasks import run_stage
 from flows.runs import observers
 from flows.runs.access import ARTIFACTS, History, check_same, writing
 from flows.runs.phases import check_phase

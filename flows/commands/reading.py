@@ -22,10 +22,10 @@ app = typer.Typer()
 @app.command()
 def status(run: Run, as_json: Json = False, artifacts: Artifacts = ARTIFACTS) -> None:
     """Shows which stages of a run are current, stale or missing, and its figures."""
+    from flows.config.stages import ITERATION, REWARD_MODEL, START
     from flows.inspection.queries import status as read
     from flows.runs.access import open_run
     from flows.runs.forking import read_fork
-    from flows.runs.staleness import ITERATION, REWARD_MODEL, START
 
     paths, config = open_run(artifacts, run)
     entries, parent = read(paths, config), read_fork(paths)

@@ -62,9 +62,9 @@ def reward_model(
     """Trains the reward model of a run from preferences; `grpo train` does too, and goes on from there."""
     from flows.config.loading import parse_overrides, read_config
     from flows.config.preflight import check_outside
+    from flows.config.stages import REWARD_MODEL
     from flows.runs.access import History, check_same
     from flows.runs.phases import check_phase
-    from flows.runs.staleness import REWARD_MODEL
     from flows.serving.prefect_server import prefect_server
 
     overrides = parse_overrides(set_ or [])
@@ -119,8 +119,8 @@ def stage(
 ) -> None:
     """Runs one stage of one iteration again, and says what that made stale."""
     from flows.config.loading import parse_overrides
+    from flows.config.stages import ITERATION, REWARD_MODEL, START
     from flows.runs.access import open_run
-    from flows.runs.staleness import ITERATION, REWARD_MODEL, START
     from flows.serving.prefect_server import prefect_server
 
     known = (*START, REWARD_MODEL, *ITERATION, "evaluate")
@@ -129,8 +129,8 @@ def stage(
     overrides = parse_overrides(set_ or [])
     paths, config = open_run(artifacts, run)
     with prefect_server(artifacts) as wait_for_server:
+        from flows.config.stages import StageName
         from flows.inspection.terminal import Display
-        from flows.orchestration.tasks import StageName
         from flows.runs import observers
         from flows.stage import stage as flow
 

@@ -9,11 +9,12 @@ from typing import Any
 import polars as pl
 
 from flows.config.schema import RunConfig
+from flows.config.stages import place_of
 from flows.execution.run_stage import perform
 from flows.runs.access import History
 from flows.runs.forking import clear_left, link
 from flows.runs.snapshot import steady
-from flows.runs.staleness import place_of, stages_of, state_of
+from flows.runs.staleness import stages_of, state_of
 from stages.contract.background import await_all
 from stages.contract.difference import table_difference, tensors_difference
 from stages.contract.errors import ArtifactError, ConfigError, RunInUseError

@@ -6,9 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from flows.config.stages import ITERATION, REWARD_MODEL, START
 from flows.runs.forking import Fork, read_fork
 from flows.runs.snapshot import steady
-from flows.runs.staleness import ITERATION, REWARD_MODEL, START, made_by
+from flows.runs.staleness import made_by
 from stages.contract.digest import file_digest
 from stages.contract.errors import ArtifactError, ConfigError
 from stages.contract.manifest import Manifest, read_manifest

@@ -1,8 +1,9 @@
 """The figures of an iteration, as the manifests of its stages say."""
 
 from flows.config.schema import RunConfig
+from flows.config.stages import place_of
 from flows.runs.access import History
-from flows.runs.staleness import place_of, stages_of
+from flows.runs.staleness import stages_of
 
 METRICS = {
     "reward_mean": ("score", "reward_mean"),

@@ -5,9 +5,10 @@ from typing import Any
 import polars as pl
 
 from flows.config.schema import RunConfig
+from flows.config.stages import place_of
 from flows.inspection.metrics import iteration_metrics
 from flows.runs.access import History, chosen
-from flows.runs.staleness import StageState, examine, place_of
+from flows.runs.staleness import StageState, examine
 from stages.contract import tables
 from stages.contract.columns import ADVANTAGES, KEY, ROLLOUTS, SCORES
 from stages.contract.errors import ArtifactError, ConfigError

@@ -10,10 +10,11 @@ from typing import Any
 import polars as pl
 
 from flows.config.schema import RunConfig
+from flows.config.stages import place_of
 from flows.inspection.metrics import SHOWN, iteration_metrics, seconds
 from flows.inspection.plots import Curve, Panel, draw
 from flows.runs.access import History
-from flows.runs.staleness import StageState, examine, place_of, stages_of
+from flows.runs.staleness import StageState, examine, stages_of
 from stages.contract.columns import KEY
 from stages.contract.paths import RunPaths
 from stages.score.tasks import by_task

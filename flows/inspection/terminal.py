@@ -6,9 +6,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from flows.config.stages import place_of
 from flows.inspection.metrics import SHOWN, iteration_metrics, seconds
 from flows.runs.access import History, open_run
-from flows.runs.staleness import place_of
 from stages.contract.paths import RunPaths
 
 

@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from flows.config.stages import place_of
 from flows.inspection.verify_records import records_problems
 from flows.runs.access import History, link_in
-from flows.runs.staleness import other_inputs, place_of
+from flows.runs.staleness import other_inputs
 from stages.contract.background import await_all
 from stages.contract.commit import aside
 from stages.contract.digest import file_digest

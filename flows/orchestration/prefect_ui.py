@@ -28,11 +28,11 @@ from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
 from flows.config.loading import read_yaml
 from flows.config.schema import RunConfig
+from flows.config.stages import UNITS, place_of
 from flows.inspection.metrics import SHOWN
 from flows.inspection.report import Row, report, row, total_seconds
 from flows.runs import observers
 from flows.runs.access import History
-from flows.runs.staleness import place_of
 from stages.contract.errors import ConfigError
 from stages.contract.paths import RunPaths
 
@@ -46,16 +46,6 @@ TOLERATED = 30.0
 """Seconds of failing messages before that is said: a server may be started again meanwhile."""
 PATIENCE = 10.0
 """Seconds that a request, or the last words at the end of a flow, may take."""
-UNITS = {
-    "warmstart": "optimizer steps",
-    "reward_model": "optimizer steps",
-    "sample": "completions",
-    "score": "judgements",
-    "advantage": "rows",
-    "update": "optimizer steps",
-    "evaluate": "completions",
-}
-"""What the progress of a stage counts."""
 
 
 def key_of(run: str, what: str) -> str:

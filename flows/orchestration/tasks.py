@@ -1,21 +1,20 @@
 """Stages as Prefect tasks: the only file with `@task`."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
+from flows.config.stages import StageName
 from flows.execution.run_stage import SCORES, perform
 from flows.orchestration.failures import in_one_sentence
 from flows.orchestration.prefect_ui import task_name
 from flows.runs import observers
 from flows.runs.access import History, open_run
 from flows.runs.staleness import state_of
-
-StageName = Literal["prompts", "warmstart", "reward_model", "sample", "score", "advantage", "update", "evaluate"]
 
 
 @task(

@@ -7,16 +7,10 @@ from typing import Any, Literal
 
 from flows.config.loading import with_settings
 from flows.config.schema import RunConfig
+from flows.config.stages import ITERATION, REWARD_MODEL, START, TAKEN_IN, place_of
 from flows.runs.access import History
 from stages.contract.errors import ConfigError
 from stages.contract.manifest import Manifest
-
-START = ("prompts", "warmstart")
-REWARD_MODEL = "reward_model"
-"""The stage of iteration 0 that a run has which trains a reward model of its own."""
-TAKEN_IN = (*START, REWARD_MODEL)
-"""Stages whose outputs hold what they read from outside, once and for all: no change of it makes them stale."""
-ITERATION = ("sample", "score", "advantage", "update")
 
 
 @dataclass(frozen=True)
@@ -29,11 +23,6 @@ class StageState:
     reason: str
     """Why it is not current; for one that is, how it departs from the run's configuration."""
     manifest: Manifest | None
-
-
-def place_of(stage: str) -> str:
-    """The folder that a stage writes, inside its iteration."""
-    return "update" if stage == "warmstart" else stage
 
 
 def stages_of(history: History, config: RunConfig, k: int) -> tuple[str, ...]:

@@ -13,9 +13,10 @@ from typing import Any
 
 from flows.config.loading import read_config
 from flows.config.schema import RunConfig
+from flows.config.stages import place_of
 from flows.execution.run_stage import perform
 from flows.runs.access import History, writing
-from flows.runs.staleness import place_of, stages_of, state_of
+from flows.runs.staleness import stages_of, state_of
 from stages.contract.paths import RunPaths
 from tests.benchmarks import RESULTS, circumstances, markdown
 

@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 
 from flows.config.loading import make_config, read_yaml
+from flows.config.stages import ITERATION
 from flows.execution.run_stage import perform
 from flows.inspection.queries import completions, sql
 from flows.inspection.verify import verify
 from flows.runs.access import History, open_run
-from flows.runs.staleness import ITERATION, examine
+from flows.runs.staleness import examine
 from stages.contract import tables
 from stages.contract.columns import SCORES
 from stages.contract.errors import ConfigError, VersionError

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from flows.config.schema import KeepConfig
+from flows.config.stages import ITERATION
 from flows.execution.run_stage import perform
 from flows.inspection.compare import compare
 from flows.inspection.lineage import lineage
@@ -15,7 +16,6 @@ from flows.inspection.verify import verify
 from flows.runs.access import History, chosen, open_run
 from flows.runs.forking import fork
 from flows.runs.retention import plan
-from flows.runs.staleness import ITERATION
 from stages.contract.digest import file_digest
 from stages.contract.errors import ArtifactError, ConfigError
 from stages.contract.lock import folder_lock

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from flows.config.stages import ITERATION
 from flows.execution.run_stage import perform
 from flows.inspection.verify import Problem, verify
 from flows.runs.access import History, open_run
@@ -18,7 +19,6 @@ from flows.runs.forking import fork
 from flows.runs.nights import new_night, read_night, write_night
 from flows.runs.promotion import promote, promotion
 from flows.runs.records import VERSION
-from flows.runs.staleness import ITERATION
 from stages.contract.errors import VersionError
 from stages.contract.paths import RunPaths
 from tests.flows.conftest import run_grpo

@@ -7,11 +7,11 @@ import shutil
 import pytest
 from PIL import Image
 
+from flows.config.stages import ITERATION
 from flows.execution.run_stage import perform
 from flows.inspection.compare import compare, plot
 from flows.runs.access import History, open_run
 from flows.runs.forking import fork
-from flows.runs.staleness import ITERATION
 from tests.flows.conftest import run_grpo
 
 

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from flows.config.loading import read_config
+from flows.config.stages import ITERATION
 from flows.execution.run_stage import perform
 from flows.runs.access import History, open_run
 from flows.runs.forking import fork, link, read_fork
-from flows.runs.staleness import ITERATION, examine
+from flows.runs.staleness import examine
 from stages.contract.digest import file_digest
 from stages.contract.errors import ConfigError
 from tests.flows.conftest import run_grpo

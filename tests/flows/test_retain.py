@@ -10,6 +10,7 @@ import pytest
 
 from flows.config.loading import with_settings
 from flows.config.schema import KeepConfig
+from flows.config.stages import ITERATION
 from flows.execution.run_stage import perform
 from flows.inspection.disk_usage import space
 from flows.inspection.verify import verify
@@ -18,7 +19,7 @@ from flows.runs.forking import fork
 from flows.runs.promotion import promote
 from flows.runs.requirements import removed_for_stale
 from flows.runs.retention import plan, remove, retain
-from flows.runs.staleness import ITERATION, examine
+from flows.runs.staleness import examine
 from stages.contract.digest import file_digest
 from stages.contract.errors import ArtifactError, ConfigError
 from tests.flows.conftest import ROOT, SMALL, environment, run_grpo
