@@ -14,7 +14,8 @@ from flows.orchestration.failures import in_one_sentence
 from flows.orchestration.prefect_ui import published
 from flows.orchestration.tasks import run_stage
 from flows.runs import observers
-from flows.runs.access import ARTIFACTS, History, chosen, held, open_run
+from flows.runs.access import ARTIFACTS, held, open_run
+from flows.runs.history import History, chosen
 from stages.contract.errors import ConfigError
 from stages.contract.paths import RunPaths
 

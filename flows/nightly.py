@@ -24,7 +24,8 @@ from flows.orchestration.new_prompts import take_up
 from flows.orchestration.prefect_ui import key_of, published
 from flows.orchestration.tasks import run_stage
 from flows.runs import observers
-from flows.runs.access import ARTIFACTS, History, open_run, writing
+from flows.runs.access import ARTIFACTS, open_run, writing
+from flows.runs.history import History
 from flows.runs.nights import (
     Night,
     again,

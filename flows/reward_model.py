@@ -15,7 +15,8 @@ from flows.orchestration.failures import in_one_sentence
 from flows.orchestration.prefect_ui import published, reward_model_name
 from flows.orchestration.tasks import run_stage
 from flows.runs import observers
-from flows.runs.access import ARTIFACTS, History, check_same, writing
+from flows.runs.access import ARTIFACTS, check_same, writing
+from flows.runs.history import History
 from flows.runs.phases import check_phase
 from flows.runs.staleness import stages_of
 from stages.contract.errors import ConfigError

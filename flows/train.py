@@ -17,7 +17,8 @@ from flows.orchestration.new_prompts import next_to_draw, take_up
 from flows.orchestration.prefect_ui import published, train_name
 from flows.orchestration.tasks import run_stage
 from flows.runs import observers
-from flows.runs.access import ARTIFACTS, History, check_same, writing
+from flows.runs.access import ARTIFACTS, check_same, writing
+from flows.runs.history import History
 from flows.runs.phases import check_phase
 from flows.runs.retention import retain
 from flows.runs.staleness import examine, stages_of, state_of

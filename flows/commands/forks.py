@@ -44,7 +44,8 @@ def compare(
     from flows.inspection.compare import FIGURES
     from flows.inspection.compare import compare as side_by_side
     from flows.inspection.compare import plot as draw
-    from flows.runs.access import History, open_run
+    from flows.runs.access import open_run
+    from flows.runs.history import History
 
     if plot is not None and (plot.suffix != ".png" or not plot.parent.is_dir()):
         raise ConfigError(f"--plot {plot}: a file that ends in .png, in a folder that is there, is wanted")

@@ -23,7 +23,8 @@ def nightly(
     artifacts: Artifacts = ARTIFACTS,
 ) -> None:
     """Spends a night on a run: goes on with it, evaluates, promotes or holds back, reports. Once a date."""
-    from flows.runs.access import History, open_run
+    from flows.runs.access import open_run
+    from flows.runs.history import History
     from flows.runs.nights import zone
     from flows.serving.prefect_server import prefect_server
 
@@ -50,7 +51,8 @@ def promote(
     artifacts: Artifacts = ARTIFACTS,
 ) -> None:
     """Promotes a policy by hand, if it is better than the promoted one on held-out prompts beyond noise."""
-    from flows.runs.access import chosen, held, open_run
+    from flows.runs.access import held, open_run
+    from flows.runs.history import chosen
     from flows.runs.promotion import against_promoted, baseline, promoted, verdict
     from flows.runs.promotion import promote as put
 

@@ -126,7 +126,8 @@ def report(
     """Writes a run as one page: figures, curves, best and worst completions, what is stale and why, warnings."""
     from flows.inspection.report import as_html
     from flows.inspection.report import report as page_of
-    from flows.runs.access import History, open_run
+    from flows.runs.access import open_run
+    from flows.runs.history import History
 
     file = to or Path(f"{run}.html")
     if file.suffix not in (".html", ".md"):
@@ -172,7 +173,7 @@ def fields() -> None:
 
 def _list_pruned(entries: list[dict[str, Any]]) -> None:
     """Says of which iterations the retention rule removed what."""
-    from flows.runs.access import ranges
+    from flows.runs.history import ranges
 
     gone: dict[str, list[int]] = {}
     for entry in entries:

@@ -25,7 +25,8 @@ def retain(
     The rule is the run's `keep`, or what --set says, e.g. --set keep.last=2 --set keep.every=10.
     """
     from flows.config.loading import parse_overrides, with_settings
-    from flows.runs.access import History, held, open_run
+    from flows.runs.access import held, open_run
+    from flows.runs.history import History
     from flows.runs.retention import plan, remove
     from flows.runs.staleness import examine
 

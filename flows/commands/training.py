@@ -24,7 +24,8 @@ def train(
     """Trains a run, or goes on with it from the last stage in place."""
     from flows.config.loading import parse_overrides, read_config
     from flows.config.preflight import check_outside
-    from flows.runs.access import History, check_same
+    from flows.runs.access import check_same
+    from flows.runs.history import History
     from flows.runs.phases import check_phase
     from flows.runs.staleness import examine
     from flows.serving.prefect_server import prefect_server
@@ -63,7 +64,8 @@ def reward_model(
     from flows.config.loading import parse_overrides, read_config
     from flows.config.preflight import check_outside
     from flows.config.stages import REWARD_MODEL
-    from flows.runs.access import History, check_same
+    from flows.runs.access import check_same
+    from flows.runs.history import History
     from flows.runs.phases import check_phase
     from flows.serving.prefect_server import prefect_server
 
@@ -139,7 +141,7 @@ def stage(
             to = iteration if cascade and through is None else through
             flow(cast(StageName, name), run, iteration, True, overrides, to, str(artifacts), only_failed)
     from flows.inspection.queries import status as read
-    from flows.runs.access import History
+    from flows.runs.history import History
     from flows.runs.requirements import removed_for_stale
 
     entries = read(paths, config)

@@ -11,8 +11,8 @@ import polars as pl
 from flows.config.schema import RunConfig
 from flows.config.stages import place_of
 from flows.execution.run_stage import perform
-from flows.runs.access import History
 from flows.runs.forking import clear_left, link
+from flows.runs.history import History, circumstances
 from flows.runs.snapshot import steady
 from flows.runs.staleness import stages_of, state_of
 from stages.contract.background import await_all
@@ -99,17 +99,6 @@ def _check_outside(old: Manifest, new: Manifest) -> None:
     if changed := [name for name, digest in outside.items() if before.get(name) != digest]:
         told = f"{changed[0]} has changed since it was read"
         raise ArtifactError(f"{old.stage} of iteration {old.iteration} cannot be replayed: {told}")
-
-
-def circumstances(old: Manifest, new: Manifest) -> dict[str, tuple[Any, Any]]:
-    """What may explain a difference: code, packages, host, device, threads, deterministic algorithms and the
-    processor's instruction sets, as they were and are. What older code did not note is None."""
-    single = ("code", "host", "device", "threads", "deterministic")
-    pairs = {name: (getattr(old, name), getattr(new, name)) for name in single}
-    for before, after, title in ((old.packages, new.packages, "{}"), (old.processor, new.processor, "processor, {}")):
-        names = sorted(before.keys() | after.keys())
-        pairs |= {title.format(name): (before.get(name), after.get(name)) for name in names}
-    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 
 
 def varying(manifest: Manifest, outputs: dict[str, Any]) -> list[str]:

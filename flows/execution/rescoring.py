@@ -13,7 +13,7 @@ from flows.config.schema import RunConfig
 from flows.execution.run_stage import prepared
 from flows.execution.secrets import with_keys
 from flows.runs import observers
-from flows.runs.access import History, ranges
+from flows.runs.history import History, ranges
 from flows.runs.staleness import departing
 from stages.advantage.config import AdvantageConfig, goes_on
 from stages.contract import tables

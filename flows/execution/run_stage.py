@@ -10,7 +10,8 @@ from flows.config.overrides import without_hardware
 from flows.config.schema import HardwareConfig, RunConfig
 from flows.execution.secrets import with_keys
 from flows.runs import observers
-from flows.runs.access import History, background_of, open_run
+from flows.runs.access import background_of, open_run
+from flows.runs.history import History
 from flows.runs.phases import policy_before, prompts_before
 from flows.runs.staleness import departing
 from stages.contract.errors import ConfigError

@@ -5,11 +5,10 @@ from typing import Any
 from flows.config.diff import differing
 from flows.config.schema import RunConfig
 from flows.config.stages import place_of
-from flows.execution.replay import circumstances
 from flows.inspection.metrics import iteration_metrics
 from flows.inspection.plots import Curve, Panel, draw
-from flows.runs.access import History
 from flows.runs.forking import read_fork
+from flows.runs.history import History, circumstances
 from flows.runs.snapshot import steady
 from flows.runs.staleness import stages_of
 

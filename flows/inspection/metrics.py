@@ -2,7 +2,7 @@
 
 from flows.config.schema import RunConfig
 from flows.config.stages import place_of
-from flows.runs.access import History
+from flows.runs.history import History
 from flows.runs.staleness import stages_of
 
 METRICS = {

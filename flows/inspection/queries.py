@@ -7,7 +7,7 @@ import polars as pl
 from flows.config.schema import RunConfig
 from flows.config.stages import place_of
 from flows.inspection.metrics import iteration_metrics
-from flows.runs.access import History, chosen
+from flows.runs.history import History, chosen
 from flows.runs.staleness import StageState, examine
 from stages.contract import tables
 from stages.contract.columns import ADVANTAGES, KEY, ROLLOUTS, SCORES

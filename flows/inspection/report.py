@@ -4,7 +4,7 @@ import base64
 import html
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import polars as pl
@@ -13,8 +13,8 @@ from flows.config.schema import RunConfig
 from flows.config.stages import place_of
 from flows.inspection.metrics import SHOWN, iteration_metrics, seconds
 from flows.inspection.plots import Curve, Panel, draw
-from flows.runs.access import History
-from flows.runs.staleness import StageState, examine, stages_of
+from flows.runs.history import History
+from flows.runs.staleness import examine, stages_of, stale
 from stages.contract.columns import KEY
 from stages.contract.paths import RunPaths
 from stages.score.tasks import by_task
@@ -84,13 +84,6 @@ def panels(metrics: dict[int, dict[str, float | None]]) -> list[Panel]:
             "share of tokens",
             [curve("clip_fraction_low", "below"), curve("clip_fraction_high", "above")],
         ),
-    ]
-
-
-def stale(states: Iterable[StageState]) -> list[str]:
-    """A line for each stage that is stale, with the reason."""
-    return [
-        f"{state.stage} of iteration {state.iteration}: {state.reason}" for state in states if state.status == "stale"
     ]
 
 

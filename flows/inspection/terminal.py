@@ -8,7 +8,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from flows.config.stages import place_of
 from flows.inspection.metrics import SHOWN, iteration_metrics, seconds
-from flows.runs.access import History, open_run
+from flows.runs.access import open_run
+from flows.runs.history import History
 from stages.contract.paths import RunPaths
 
 

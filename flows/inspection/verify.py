@@ -8,7 +8,8 @@ from pathlib import Path, PurePosixPath
 
 from flows.config.stages import place_of
 from flows.inspection.verify_records import records_problems
-from flows.runs.access import History, link_in
+from flows.runs.access import link_in
+from flows.runs.history import History
 from flows.runs.staleness import other_inputs
 from stages.contract.background import await_all
 from stages.contract.commit import aside

@@ -4,9 +4,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from flows.config.loading import read_config_file
-from flows.runs.access import History
 from flows.runs.approvals import file_of, read_gate
 from flows.runs.forking import read_fork
+from flows.runs.history import History
 from flows.runs.nights import read_night
 from flows.runs.promotion import promotion
 from stages.contract.digest import file_digest

@@ -20,7 +20,6 @@ from pydantic import Field
 from flows.config.schema import Gate, RunConfig
 from flows.inspection.queries import completions
 from flows.inspection.report import fenced, inline, markdown_table, row, visible
-from flows.runs.access import History
 from flows.runs.approvals import (
     Decision,
     Question,
@@ -32,6 +31,7 @@ from flows.runs.approvals import (
     read_question,
     write,
 )
+from flows.runs.history import History
 from flows.runs.records import now
 from stages.contract.errors import ConfigError, GateError, GrpoError, RejectedError
 from stages.contract.paths import RunPaths

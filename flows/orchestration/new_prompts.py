@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from flows.config.schema import RunConfig
 from flows.orchestration.tasks import run_stage
 from flows.runs import observers
-from flows.runs.access import History
+from flows.runs.history import History
 from stages.contract.manifest import stage_folders
 from stages.contract.paths import MANIFEST, RunPaths
 from stages.prompts.added import new_files

@@ -32,7 +32,7 @@ from flows.config.stages import UNITS, place_of
 from flows.inspection.metrics import SHOWN
 from flows.inspection.report import Row, report, row, total_seconds
 from flows.runs import observers
-from flows.runs.access import History
+from flows.runs.history import History
 from stages.contract.errors import ConfigError
 from stages.contract.paths import RunPaths
 

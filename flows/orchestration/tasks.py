@@ -13,7 +13,8 @@ from flows.execution.run_stage import SCORES, perform
 from flows.orchestration.failures import in_one_sentence
 from flows.orchestration.prefect_ui import task_name
 from flows.runs import observers
-from flows.runs.access import History, open_run
+from flows.runs.access import open_run
+from flows.runs.history import History
 from flows.runs.staleness import state_of
 
 

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict
 
 from flows.config.loading import with_settings
 from flows.config.schema import Gate, RunConfig
-from flows.runs.access import History
+from flows.runs.history import History
 from flows.runs.records import Record, now, read_record, write_record
 from stages.contract.digest import names_digest
 from stages.contract.errors import ConfigError

@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 from flows.config.schema import RunConfig
-from flows.runs.access import History, chosen
+from flows.runs.history import History, chosen
 from flows.runs.staleness import examine
 from stages.contract.commit import new_folder
 from stages.contract.digest import file_digest

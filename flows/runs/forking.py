@@ -9,7 +9,8 @@ from typing import Any
 
 from flows.config.loading import dump_config, with_settings
 from flows.config.schema import RunConfig
-from flows.runs.access import History, check_inside, open_run
+from flows.runs.access import check_inside, open_run
+from flows.runs.history import History
 from flows.runs.records import Record, now, read_record, write_record
 from flows.runs.requirements import missing_for, never_made_for
 from flows.runs.snapshot import steady

@@ -4,8 +4,9 @@ from pathlib import Path
 
 from flows.config.schema import RunConfig
 from flows.runs import observers
-from flows.runs.access import History, chosen, open_run
+from flows.runs.access import open_run
 from flows.runs.export import proved_policy
+from flows.runs.history import History, chosen
 from flows.runs.promotion import proved_promoted
 from stages.contract.errors import ConfigError
 from stages.contract.paths import MANIFEST, RunPaths

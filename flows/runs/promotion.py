@@ -6,8 +6,8 @@ from typing import Any
 from pydantic import Field
 
 from flows.config.schema import RunConfig
-from flows.runs.access import History
 from flows.runs.forking import read_fork
+from flows.runs.history import History
 from flows.runs.records import Record, now, read_record, write_record
 from flows.runs.staleness import state_of
 from stages.contract import tables

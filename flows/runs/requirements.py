@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from flows.config.schema import RunConfig
-from flows.runs.access import History
+from flows.runs.history import History
 from flows.runs.staleness import examine
 from stages.advantage.config import goes_on
 from stages.contract.paths import RunPaths

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flows.config.schema import KeepConfig, RunConfig
-from flows.runs.access import History, background_of, check_inside
+from flows.runs.access import background_of, check_inside
+from flows.runs.history import History
 from flows.runs.promotion import promoted
 from flows.runs.requirements import needed_by
 from flows.runs.staleness import made_by

@@ -1,6 +1,6 @@
 """What of a run is current, stale or missing, decided by manifests alone."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -8,7 +8,7 @@ from typing import Any, Literal
 from flows.config.loading import with_settings
 from flows.config.schema import RunConfig
 from flows.config.stages import ITERATION, REWARD_MODEL, START, TAKEN_IN, place_of
-from flows.runs.access import History
+from flows.runs.history import History
 from stages.contract.errors import ConfigError
 from stages.contract.manifest import Manifest
 
@@ -129,3 +129,10 @@ def other_inputs(history: History, manifest: Manifest) -> Iterator[tuple[str, bo
         output = source.outputs.get(name.split("/", 3)[3]) if source else None
         if output is None or output.digest != record.digest:
             yield name, output is not None
+
+
+def stale(states: Iterable[StageState]) -> list[str]:
+    """A line for each stage that is stale, with the reason."""
+    return [
+        f"{state.stage} of iteration {state.iteration}: {state.reason}" for state in states if state.status == "stale"
+    ]

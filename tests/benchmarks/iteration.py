@@ -48,7 +48,7 @@ def configuration(folder: Path, threads: int, **changed: Any) -> Path:
 def train(turns: Turns, threads: int, config: str | None = None) -> None:
     """The flow `train` with the embedded server; as many iterations a turn as are asked for, and one before them."""
     from flows.config.loading import read_config
-    from flows.runs.access import History
+    from flows.runs.history import History
     from flows.serving.prefect_server import prefect_server
     from stages.contract.paths import RunPaths
 

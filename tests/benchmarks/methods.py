@@ -15,7 +15,8 @@ from flows.config.loading import read_config
 from flows.config.schema import RunConfig
 from flows.config.stages import place_of
 from flows.execution.run_stage import perform
-from flows.runs.access import History, writing
+from flows.runs.access import writing
+from flows.runs.history import History
 from flows.runs.staleness import stages_of, state_of
 from stages.contract.paths import RunPaths
 from tests.benchmarks import RESULTS, circumstances, markdown

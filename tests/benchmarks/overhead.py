@@ -23,7 +23,8 @@ from flows.execution.run_stage import perform
 from flows.inspection.metrics import seconds
 from flows.inspection.terminal import Display
 from flows.runs import observers
-from flows.runs.access import History, writing
+from flows.runs.access import writing
+from flows.runs.history import History
 from flows.runs.staleness import stages_of, state_of
 from flows.serving.prefect_server import prefect_server
 from stages.contract.paths import RunPaths

@@ -11,7 +11,8 @@ from pathlib import Path
 import polars as pl
 
 from flows.inspection.metrics import iteration_metrics, seconds
-from flows.runs.access import History, open_run
+from flows.runs.access import open_run
+from flows.runs.history import History
 from tests.benchmarks import RESULTS, circumstances, markdown
 
 

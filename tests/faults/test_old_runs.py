@@ -11,7 +11,8 @@ from flows.config.stages import ITERATION
 from flows.execution.run_stage import perform
 from flows.inspection.queries import completions, sql
 from flows.inspection.verify import verify
-from flows.runs.access import History, open_run
+from flows.runs.access import open_run
+from flows.runs.history import History
 from flows.runs.staleness import examine
 from stages.contract import tables
 from stages.contract.columns import SCORES

@@ -13,8 +13,9 @@ from flows.inspection.compare import compare
 from flows.inspection.lineage import lineage
 from flows.inspection.queries import sql
 from flows.inspection.verify import verify
-from flows.runs.access import History, chosen, open_run
+from flows.runs.access import open_run
 from flows.runs.forking import fork
+from flows.runs.history import History, chosen
 from flows.runs.retention import plan
 from stages.contract.digest import file_digest
 from stages.contract.errors import ArtifactError, ConfigError

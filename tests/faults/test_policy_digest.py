@@ -4,7 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
-from flows.runs.access import History
+from flows.runs.history import History
 from flows.runs.promotion import promote, promotion, proved_promoted
 from stages.contract.digest import file_digest
 from stages.contract.paths import RunPaths

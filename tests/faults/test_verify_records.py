@@ -13,9 +13,10 @@ import pytest
 from flows.config.stages import ITERATION
 from flows.execution.run_stage import perform
 from flows.inspection.verify import Problem, verify
-from flows.runs.access import History, open_run
+from flows.runs.access import open_run
 from flows.runs.approvals import Question, keep, open_question
 from flows.runs.forking import fork
+from flows.runs.history import History
 from flows.runs.nights import new_night, read_night, write_night
 from flows.runs.promotion import promote, promotion
 from flows.runs.records import VERSION

@@ -18,8 +18,9 @@ from flows.execution.replay import replay
 from flows.inspection.compare import compare
 from flows.inspection.lineage import lineage
 from flows.inspection.verify import verify
-from flows.runs.access import History, open_run
+from flows.runs.access import open_run
 from flows.runs.forking import fork
+from flows.runs.history import History
 from stages.contract.digest import file_digest
 from stages.contract.errors import GrpoError, RunInUseError
 from stages.contract.paths import RunPaths

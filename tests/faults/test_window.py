@@ -15,8 +15,9 @@ import pytest
 from flows.config.schema import KeepConfig, RunConfig
 from flows.execution.run_stage import perform
 from flows.inspection.verify import verify
-from flows.runs.access import History, held, open_run
+from flows.runs.access import held, open_run
 from flows.runs.forking import fork
+from flows.runs.history import History
 from flows.runs.retention import retain
 from flows.runs.staleness import examine
 from stages.contract import background

@@ -10,8 +10,9 @@ from PIL import Image
 from flows.config.stages import ITERATION
 from flows.execution.run_stage import perform
 from flows.inspection.compare import compare, plot
-from flows.runs.access import History, open_run
+from flows.runs.access import open_run
 from flows.runs.forking import fork
+from flows.runs.history import History
 from tests.flows.conftest import run_grpo
 
 

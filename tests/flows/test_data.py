@@ -17,7 +17,8 @@ from flows.config.loading import dump_config, make_config
 from flows.config.overrides import apply_overrides
 from flows.execution.replay import replay
 from flows.execution.run_stage import perform
-from flows.runs.access import History, open_run
+from flows.runs.access import open_run
+from flows.runs.history import History
 from flows.runs.staleness import state_of
 from stages.contract.manifest import read_manifest
 from stages.contract.paths import RunPaths

@@ -10,8 +10,9 @@ import pytest
 from flows.config.loading import read_config
 from flows.config.stages import ITERATION
 from flows.execution.run_stage import perform
-from flows.runs.access import History, open_run
+from flows.runs.access import open_run
 from flows.runs.forking import fork, link, read_fork
+from flows.runs.history import History
 from flows.runs.staleness import examine
 from stages.contract.digest import file_digest
 from stages.contract.errors import ConfigError

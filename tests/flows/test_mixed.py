@@ -11,7 +11,8 @@ import polars as pl
 import pytest
 
 from flows.config.loading import read_config
-from flows.runs.access import History, open_run
+from flows.runs.access import open_run
+from flows.runs.history import History
 from flows.runs.phases import check_phase
 from flows.runs.staleness import state_of
 from stages.contract.errors import ConfigError

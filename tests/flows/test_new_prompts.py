@@ -9,7 +9,8 @@ import pytest
 
 from flows.execution.run_stage import perform
 from flows.inspection.queries import status
-from flows.runs.access import History, open_run
+from flows.runs.access import open_run
+from flows.runs.history import History
 from stages.contract.errors import DataError
 from stages.contract.manifest import read_manifest
 from stages.contract.paths import RunPaths

@@ -17,9 +17,10 @@ from flows.config.loading import read_config
 from flows.config.schema import NightsConfig, RunConfig
 from flows.execution.run_stage import perform
 from flows.nightly import _Desk, departures, spend
-from flows.runs.access import History, open_run, writing
+from flows.runs.access import open_run, writing
 from flows.runs.approvals import decide
 from flows.runs.forking import fork
+from flows.runs.history import History
 from flows.runs.nights import (
     Night,
     again,

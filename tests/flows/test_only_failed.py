@@ -9,7 +9,7 @@ from flows.config.loading import read_config
 from flows.execution.replay import replay
 from flows.execution.run_stage import perform
 from flows.inspection.lineage import lineage
-from flows.runs.access import History
+from flows.runs.history import History
 from flows.runs.staleness import state_of
 from stages.contract.errors import ArtifactError, ConfigError
 from stages.contract.manifest import read_manifest

@@ -11,7 +11,8 @@ from flows.execution.replay import replay
 from flows.execution.run_stage import perform
 from flows.inspection.lineage import lineage
 from flows.inspection.prompts import look_at
-from flows.runs.access import History, open_run
+from flows.runs.access import open_run
+from flows.runs.history import History
 from flows.runs.phases import check_phase
 from stages.contract import tables
 from stages.contract.errors import ArtifactError

@@ -20,7 +20,8 @@ from flows.inspection.plots import Curve, Panel, draw
 from flows.inspection.report import as_html, fenced, inline, report
 from flows.orchestration.prefect_ui import PATIENCE, Publisher, key_of
 from flows.runs import observers
-from flows.runs.access import History, open_run
+from flows.runs.access import open_run
+from flows.runs.history import History
 from tests.flows.conftest import run_grpo
 from tests.flows.serving import eventually
 

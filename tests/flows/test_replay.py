@@ -9,7 +9,8 @@ import pytest
 from flows.config.schema import KeepConfig
 from flows.execution.replay import replay, varying
 from flows.execution.run_stage import perform
-from flows.runs.access import History, open_run
+from flows.runs.access import open_run
+from flows.runs.history import History
 from flows.runs.promotion import promote
 from flows.runs.retention import plan, remove
 from stages.contract import tables

@@ -8,7 +8,7 @@ import yaml
 
 from flows.config.loading import make_config
 from flows.config.schema import RunConfig
-from flows.runs.access import History
+from flows.runs.history import History
 from flows.runs.staleness import examine, stages_of
 from stages.contract.config import config_digest
 from stages.contract.digest import file_digest

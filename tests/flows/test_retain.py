@@ -14,8 +14,9 @@ from flows.config.stages import ITERATION
 from flows.execution.run_stage import perform
 from flows.inspection.disk_usage import space
 from flows.inspection.verify import verify
-from flows.runs.access import History, open_run
+from flows.runs.access import open_run
 from flows.runs.forking import fork
+from flows.runs.history import History
 from flows.runs.promotion import promote
 from flows.runs.requirements import removed_for_stale
 from flows.runs.retention import plan, remove, retain

@@ -9,7 +9,8 @@ from flows.config.loading import make_config, read_config
 from flows.execution.rescoring import other_rewards, rescore
 from flows.execution.run_stage import perform
 from flows.inspection.verify import verify
-from flows.runs.access import History, open_run
+from flows.runs.access import open_run
+from flows.runs.history import History
 from flows.runs.staleness import examine
 from stages.contract.digest import file_digest
 from stages.contract.errors import ConfigError
