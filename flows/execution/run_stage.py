@@ -8,6 +8,7 @@ import polars as pl
 
 from flows.config.overrides import without_hardware
 from flows.config.schema import HardwareConfig, RunConfig
+from flows.execution.engines import warm_engine
 from flows.execution.secrets import with_keys
 from flows.runs import observers
 from flows.runs.access import background_of, open_run
@@ -18,8 +19,6 @@ from stages.contract.errors import ConfigError
 from stages.contract.machine import Machine
 from stages.contract.paths import RunPaths
 from stages.contract.workspace import Job, Workspace
-from stages.sample.config import SampleConfig, TransformersEngine
-from stages.sample.engine import Engine
 
 SCORES = "scores.parquet"
 
@@ -89,7 +88,7 @@ def _run(job: Job, stage: str, config: RunConfig, former: Path | None, home: Run
         case "sample":
             import stages.sample.stage
 
-            engine = _engine(config, job)
+            engine = warm_engine(config, job)
             stages.sample.stage.run(job, config.sample, engine, _judge(config, job), config.section("sample"))
         case "score":
             import stages.score.stage
@@ -134,7 +133,7 @@ def _evaluate(job: Job, config: RunConfig) -> None:
     settings = config.evaluate
     sampling = config.sample.sampling.model_copy(update={"temperature": settings.temperature})
     drawing = config.sample.model_copy(update={"sampling": sampling})
-    engine = _engine(config, job)
+    engine = warm_engine(config, job)
 
     def draw(desk: Workspace, prompts: pl.DataFrame, policy: Path, seed_of: Any) -> pl.DataFrame:
         rollouts = collect(desk, prompts, policy, engine, drawing, settings.samples, seed_of, job.progress)
@@ -148,31 +147,6 @@ def _evaluate(job: Job, config: RunConfig) -> None:
 
     section = config.section("evaluate")
     stages.evaluate.stage.run(job, settings, section, config.success(), draw, judge)
-
-
-_warm: dict[tuple[str, Machine, int | None], Engine] = {}
-
-
-def _engine(config: RunConfig, job: Job) -> Engine:
-    """The engine of this process. It stays warm, and holds the digest of the policy that it has loaded."""
-    rank = config.update.lora.rank if config.update.lora else None
-    key = (config.sample.model_dump_json(exclude={"weights", "curriculum"}), job.machine, rank)
-    if key not in _warm:
-        for engine in _warm.values():
-            engine.close()
-        _warm.clear()
-        _warm[key] = _new_engine(config.sample, job.machine, rank)
-    return _warm[key]
-
-
-def _new_engine(config: SampleConfig, machine: Machine, adapter_rank: int | None) -> Engine:
-    if isinstance(config.engine, TransformersEngine):
-        from stages.sample.transformers_engine import TransformersSampler
-
-        return TransformersSampler(config.engine.batch_size, machine.device)
-    from stages.sample.vllm_engine import VllmSampler
-
-    return VllmSampler(config, machine, adapter_rank)
 
 
 def prepared(hardware: HardwareConfig) -> Machine:
