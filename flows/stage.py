@@ -13,13 +13,13 @@ from flows.config.forms import StageOverrides
 from flows.config.overrides import without_hardware
 from flows.config.stages import StageName, place_of
 from flows.orchestration.failures import in_one_sentence
+from flows.orchestration.iteration import make
 from flows.orchestration.prefect_ui import published
 from flows.orchestration.tasks import run_stage
 from flows.runs import observers
 from flows.runs.access import ARTIFACTS, held, open_run
 from flows.runs.history import History
 from flows.runs.staleness import after, examine, stages_of, stale
-from flows.train import make
 from stages.contract.errors import ConfigError
 
 SHOWN = 3

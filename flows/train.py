@@ -1,7 +1,7 @@
 """The flow `train`: iterations of sample → score → advantage → update (→ evaluate)."""
 
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated
 
 from prefect import flow
 from pydantic import Field
@@ -9,19 +9,16 @@ from pydantic import Field
 from flows.config.forms import TrainOverrides
 from flows.config.loading import read_config
 from flows.config.preflight import check_outside
-from flows.config.schema import RunConfig
-from flows.config.stages import StageName
-from flows.orchestration.approval_gate import pass_gate
 from flows.orchestration.failures import in_one_sentence
+from flows.orchestration.iteration import train_iteration
 from flows.orchestration.new_prompts import next_to_draw, take_up
 from flows.orchestration.prefect_ui import published, train_name
-from flows.orchestration.tasks import run_stage
 from flows.runs import observers
 from flows.runs.access import ARTIFACTS, check_same, writing
 from flows.runs.history import History
 from flows.runs.phases import check_phase
 from flows.runs.retention import retain
-from flows.runs.staleness import examine, stages_of, state_of
+from flows.runs.staleness import examine
 from stages.contract.paths import RunPaths
 
 
@@ -65,25 +62,3 @@ def train(
         for k in range(last + 1 if first is None else first, last + 1):
             train_iteration(paths, resolved, k)
         retain(paths, resolved, last, observers.say)
-
-
-def train_iteration(paths: RunPaths, config: RunConfig, k: int) -> None:
-    """Makes what is not current of iteration `k`; a gate is asked before an update that has to be made.
-
-    Where the configuration says what is kept, other weights of the iterations before are removed once the sampling is
-    over, in which the optimizer state was written; those of the last one are the caller's, who holds the run's lock.
-    """
-    for stage in stages_of(History(paths), config, k):
-        make(paths, config, k, cast(StageName, stage))
-        if stage == "sample":
-            retain(paths, config, k - 1, observers.say)
-    observers.iteration_done(paths, k)
-
-
-def make(paths: RunPaths, config: RunConfig, k: int, stage: StageName) -> None:
-    """Makes a stage of iteration `k`, if it is not current; a gate is asked before an update."""
-    changes = None
-    if stage == "update" and state_of(History(paths), config, k, stage).status != "current":
-        changes = pass_gate(paths, config, "before_update", k) or None
-    hardware = config.hardware.model_dump()
-    run_stage(str(paths.root), stage, k, overrides=changes, hardware=hardware, return_state=True).result()

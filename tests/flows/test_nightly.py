@@ -16,7 +16,8 @@ import pytest
 from flows.config.loading import read_config
 from flows.config.schema import NightsConfig, RunConfig
 from flows.execution.run_stage import perform
-from flows.nightly import _Desk, departures, spend
+from flows.nightly import spend
+from flows.orchestration.night_run import Desk, departures
 from flows.runs.access import open_run, writing
 from flows.runs.approvals import decide
 from flows.runs.forking import fork
@@ -204,9 +205,9 @@ def test_by_the_command_a_policy_is_promoted_by_hand_and_served_by_that_word(sma
     assert changed.returncode == 2 and "was made again after it was promoted" in changed.stderr
 
 
-def desk(paths: RunPaths, config: RunConfig, night: Night) -> _Desk:
+def desk(paths: RunPaths, config: RunConfig, night: Night) -> Desk:
     write_night(paths, night)
-    return _Desk(paths, config, config.nights, lambda: BEGIN, night)
+    return Desk(paths, config, config.nights, lambda: BEGIN, night)
 
 
 def test_a_night_that_was_killed_after_its_verdict_keeps_it(small_folder, tmp_path) -> None:

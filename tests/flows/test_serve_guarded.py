@@ -14,8 +14,8 @@ from uuid import uuid4
 import httpx
 import pytest
 
-from flows.nightly import HELD_BACK
 from flows.orchestration.approval_gate import WAITING
+from flows.orchestration.night_run import HELD_BACK
 from flows.serving.automations import EVENTS
 from tests.flows.conftest import GRPO, SMALL, environment, run_grpo
 from tests.flows.serving import alive, command_line, descendants, eventually, serving
