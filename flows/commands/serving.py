@@ -11,7 +11,7 @@ from flows.runs.access import ARTIFACTS
 from stages.contract.errors import ConfigError
 
 if TYPE_CHECKING:
-    from flows.runs.nights import NightSchedule
+    from flows.serving.settings import NightSchedule
 
 app = typer.Typer()
 
@@ -43,7 +43,7 @@ def serve(
     from flows.serving.notifications import Notifications, read_notifications
     from flows.serving.serve import POOL
     from flows.serving.serve import serve as run
-    from flows.serving.worker import Told
+    from flows.serving.settings import Told
 
     told = Told(
         artifacts=artifacts.resolve(),
@@ -87,8 +87,9 @@ def deploy(
 
 def _scheduled(artifacts: Path, runs: list[str], cron: str, timezone: str | None) -> "tuple[NightSchedule, ...]":
     from flows.runs.access import open_run
-    from flows.runs.nights import NightSchedule, zone
+    from flows.runs.nights import zone
     from flows.serving.prefect_server import prefect_environment
+    from flows.serving.settings import NightSchedule
 
     if not runs:
         return ()

@@ -14,23 +14,11 @@ from pydantic import Field
 
 from flows.config.schema import NightsConfig
 from flows.runs.records import Record, read_record, write_record
-from stages.contract.config import Config
 from stages.contract.errors import ConfigError
 from stages.contract.paths import RunPaths
 
 PACE = 3
 """Iterations by which the time of the next one is judged: it is taken to last as long as the longest of them."""
-
-
-class NightSchedule(Config):
-    """When nights of a run begin."""
-
-    run: str
-    """Its name."""
-    cron: str
-    """Minute, hour, day of the month, month, day of the week."""
-    timezone: str
-    """In which the cron line is read; it keeps its hour through summer time."""
 
 
 class Night(Record):

@@ -22,8 +22,8 @@ from flows.nightly import nightly
 from flows.orchestration.prefect_ui import key_of
 from flows.rescore import rescore
 from flows.reward_model import reward_model
-from flows.runs.nights import NightSchedule
 from flows.serving.automations import apply, crash_rules
+from flows.serving.settings import NightSchedule
 from flows.stage import stage
 from flows.train import train
 from stages.contract.errors import ConfigError

@@ -19,7 +19,8 @@ from flows.serving.prefect_server import (
     wait_until_it_answers,
 )
 from flows.serving.server_lock import Owner, claim
-from flows.serving.worker import READY, Told
+from flows.serving.settings import Told
+from flows.serving.worker import READY
 from stages.contract.errors import ConfigError, GrpoError
 
 POOL = "grpo"

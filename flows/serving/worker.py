@@ -8,11 +8,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from flows.runs.nights import NightSchedule
 from flows.serving.flow_process import SLOTS
-from flows.serving.notifications import Notifications
 from flows.serving.prefect_server import end_with_parent
-from stages.contract.config import Config
+from flows.serving.settings import Told
 from stages.contract.errors import GrpoError
 
 READY = "ready"
@@ -20,25 +18,6 @@ LIMIT = 300.0
 """Seconds to register what is offered, beside other work too (some ten on two idle cores); after that the worker writes
 where it hangs into its log, and ends."""
 RESTARTED = "grpo serve was ended while it ran; it goes on from the last stage in place"
-
-
-class Told(Config):
-    """What `grpo serve` was told."""
-
-    artifacts: Path
-    """The folder of all runs."""
-    configs: tuple[str, ...]
-    """Configurations to choose from, relative to the working directory."""
-    slots: int
-    """Flow runs at a time."""
-    pool: str
-    """The work pool that this machine's runs are in."""
-    own_server: bool
-    """Whether the server is that of this folder, not one that was configured."""
-    notifications: Notifications
-    """Who is told what happens."""
-    nights: tuple[NightSchedule, ...] = ()
-    """When nights begin by themselves."""
 
 
 def prepare(told: Told) -> None:

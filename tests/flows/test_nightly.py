@@ -332,8 +332,8 @@ def test_time_zones_know_summer_time_and_one_that_does_not_exist_is_told() -> No
 def test_a_schedule_keeps_its_hour_through_summer_time_and_names_its_run() -> None:
     from prefect.server.schemas.schedules import CronSchedule
 
-    from flows.runs.nights import NightSchedule
     from flows.serving.deployments import schedule_of
+    from flows.serving.settings import NightSchedule
 
     told = NightSchedule(run="quickstart", cron="0 2 * * *", timezone="Europe/Berlin")
     schedule = schedule_of(told)
