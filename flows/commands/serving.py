@@ -89,18 +89,13 @@ def _scheduled(artifacts: Path, runs: list[str], cron: str, timezone: str | None
     from flows.runs.access import open_run
     from flows.runs.nights import zone
     from flows.serving.prefect_server import prefect_environment
-    from flows.serving.settings import NightSchedule
+    from flows.serving.settings import NightSchedule, check_cron
 
     if not runs:
         return ()
     named = zone(timezone).key
     prefect_environment(artifacts)
-    from prefect.schedules import Cron
-
-    try:
-        Cron(cron)
-    except ValueError as error:
-        raise ConfigError(f"--cron {cron!r}: a cron line like '0 2 * * *' is wanted") from error
+    check_cron(cron)
     return tuple(NightSchedule(run=open_run(artifacts, run)[0].root.name, cron=cron, timezone=named) for run in runs)
 
 

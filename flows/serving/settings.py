@@ -4,6 +4,7 @@ from pathlib import Path
 
 from flows.serving.notifications import Notifications
 from stages.contract.config import Config
+from stages.contract.errors import ConfigError
 
 
 class NightSchedule(Config):
@@ -34,3 +35,17 @@ class Told(Config):
     """Who is told what happens."""
     nights: tuple[NightSchedule, ...] = ()
     """When nights begin by themselves."""
+
+
+def check_cron(line: str) -> None:
+    """Checks when nights are to begin. Prefect is imported here, so its environment has to stand.
+
+    Raises:
+        ConfigError: it is no cron line.
+    """
+    from prefect.schedules import Cron
+
+    try:
+        Cron(line)
+    except ValueError as error:
+        raise ConfigError(f"--cron {line!r}: a cron line like '0 2 * * *' is wanted") from error
