@@ -14,7 +14,7 @@ from pathlib import Path
 from types import FrameType
 
 from flows.serving.gpu_slots import gpus, share, slot
-from flows.serving.prefect_server import PR_SET_PDEATHSIG, end_with_parent
+from stages.contract.lifeline import PR_SET_PDEATHSIG, end_with_parent
 
 GRACE = 5
 """Seconds in which the engine has to end when it is asked to."""

@@ -1,11 +1,9 @@
 """Prefect's server: the one that is configured, the one that `grpo serve` runs, or one for the time of one command."""
 
 import base64
-import ctypes
 import json
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -19,6 +17,7 @@ from typing import Any
 
 from flows.serving.server_lock import Owner, claim
 from stages.contract.errors import GrpoError
+from stages.contract.lifeline import end_with_parent
 
 START_LIMIT = 120
 """Seconds that a server may take to answer; a first start on a busy machine takes most of a minute."""
@@ -26,7 +25,6 @@ CONFIGURED_LIMIT = 20
 """Seconds that a server which should be running already may take."""
 LEAST_ROOM = 1 << 20
 """Bytes without which the server's database cannot be written."""
-PR_SET_PDEATHSIG = 1
 PASSWORD = "PREFECT_API_AUTH_STRING"
 DATABASE = "PREFECT_API_DATABASE_CONNECTION_URL"
 EMBEDDED = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
@@ -213,13 +211,6 @@ def _question(url: str) -> urllib.request.Request:
         return urllib.request.Request(f"{url}/health")
     password = base64.b64encode(os.environ.get(PASSWORD, "").encode()).decode()
     return urllib.request.Request(f"{url}/version", headers={"Authorization": f"Basic {password}"})
-
-
-def end_with_parent(parent: int) -> bool:
-    """Asks the kernel to kill this process together with its parent; False where that one is gone already."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    return os.getppid() == parent
 
 
 def _write_in_turn() -> None:

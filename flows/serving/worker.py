@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from flows.serving.flow_process import SLOTS
-from flows.serving.prefect_server import end_with_parent
 from flows.serving.settings import Told
 from stages.contract.errors import GrpoError
+from stages.contract.lifeline import end_with_parent
 
 READY = "ready"
 LIMIT = 300.0

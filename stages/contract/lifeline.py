@@ -1,8 +1,16 @@
-"""A pipe by which a process ends with the one that started it, however that one ends, and takes its group with it."""
+"""Ends a process with the one that started it, however that one ends.
 
+By a pipe, which takes the process's group along; or by a signal of the kernel.
+"""
+
+import ctypes
 import os
 import signal
+import sys
 import threading
+
+PR_SET_PDEATHSIG = 1
+"""The option of `prctl` by which the kernel sends a process a signal when its parent ends."""
 
 
 def end_with(lifeline: int) -> None:
@@ -19,3 +27,10 @@ def end_with(lifeline: int) -> None:
 def end_group() -> None:
     """Ends this process and all it has started."""
     os.killpg(0, signal.SIGKILL)
+
+
+def end_with_parent(parent: int) -> bool:
+    """Asks the kernel to kill this process together with its parent; False where that one is gone already."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    return os.getppid() == parent

@@ -16,6 +16,8 @@ from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
 from typing import NoReturn
 
+from stages.contract.lifeline import PR_SET_PDEATHSIG
+
 Life = Callable[[Connection], None]
 """What a worker does with its end of a pipe."""
 WARM_UP = 300.0
@@ -27,7 +29,6 @@ ENVIRONMENT = {"PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THRE
 that is forked has threads."""
 NOTHING, FORK = 0, -1
 """Orders beside the process id of a worker that is to be ended."""
-PR_SET_PDEATHSIG = 1
 
 
 class Nursery:

@@ -14,7 +14,7 @@ from typing import Any
 
 import httpx
 
-from flows.serving.prefect_server import PR_SET_PDEATHSIG
+from stages.contract.lifeline import PR_SET_PDEATHSIG
 from tests.flows.conftest import GRPO, environment
 
 

@@ -9,6 +9,7 @@ import platform
 import struct
 
 from stages.contract.errors import ConfigError
+from stages.contract.lifeline import PR_SET_PDEATHSIG
 
 # Numbers of the kernel's interface: (x86_64, aarch64).
 DENIED = {
@@ -64,8 +65,6 @@ NUMBER, ARCHITECTURE, FIRST_ARGUMENT = 0, 4, 16
 ALLOW, DENY, KILL = 0x7FFF0000, 0x00050001, 0x80000000
 """What the kernel does with a call; a denied one returns EPERM."""
 AF_UNIX = 1
-PR_SET_PDEATHSIG = 1
-"""A program that could take this back would outlive a scorer that is killed."""
 
 
 def syscall_filter() -> bytes:
@@ -94,7 +93,7 @@ def syscall_filter() -> bytes:
         (EQUAL, 4, 3, AF_UNIX),
         (EQUAL, 0, 3, PRCTL[column]),
         (LOAD, 0, 0, FIRST_ARGUMENT),
-        (EQUAL, 0, 1, PR_SET_PDEATHSIG),
+        (EQUAL, 0, 1, PR_SET_PDEATHSIG),  # a program that could take this back would outlive a scorer that is killed
         (RETURN, 0, 0, DENY),
         (RETURN, 0, 0, ALLOW),
     ]
