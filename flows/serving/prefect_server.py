@@ -13,11 +13,9 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from flows.serving.server_lock import Owner, claim
 from stages.contract.errors import GrpoError
-from stages.contract.lifeline import end_with_parent
 
 START_LIMIT = 120
 """Seconds that a server may take to answer; a first start on a busy machine takes most of a minute."""
@@ -118,7 +116,7 @@ def running_server(artifacts: Path) -> Iterator[str]:
 @contextmanager
 def start_server(host: str, port: int, settings: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
     """Runs Prefect's server in a process of its own, which ends with this one, however that ends."""
-    command = [sys.executable, "-P", "-m", "flows.serving.prefect_server", host, str(port), str(os.getpid())]
+    command = [sys.executable, "-P", "-m", "flows.serving.server_process", host, str(port), str(os.getpid())]
     with (Path(os.environ["PREFECT_HOME"]) / "server.log").open("wb") as log:
         process = subprocess.Popen(command, env=os.environ | settings, stdout=log, stderr=log)
     try:
@@ -211,34 +209,3 @@ def _question(url: str) -> urllib.request.Request:
         return urllib.request.Request(f"{url}/health")
     password = base64.b64encode(os.environ.get(PASSWORD, "").encode()).decode()
     return urllib.request.Request(f"{url}/version", headers={"Authorization": f"Basic {password}"})
-
-
-def _write_in_turn() -> None:
-    """Lets the server's transactions on SQLite wait for one another from their beginning.
-
-    As Prefect begins them, one that reads before it writes fails at once ("database is locked", HTTP 503) where another
-    has written in between.
-    """
-    from prefect.server.database.configurations import AioSqliteConfiguration
-
-    begin = AioSqliteConfiguration.begin_transaction
-
-    def begin_to_write(self: Any, session: Any, with_for_update: bool = True) -> Any:
-        return begin(self, session, with_for_update=True)
-
-    AioSqliteConfiguration.begin_transaction = begin_to_write  # type: ignore[method-assign]
-
-
-def _serve(host: str, port: int, parent: int) -> None:
-    """The server's own process."""
-    if not end_with_parent(parent):
-        return
-    import uvicorn
-
-    _write_in_turn()
-    app = "prefect.server.api.server:create_app"
-    uvicorn.run(app, factory=True, host=host, port=port, log_level="error", lifespan="on", timeout_graceful_shutdown=3)
-
-
-if __name__ == "__main__":
-    _serve(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
