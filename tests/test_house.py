@@ -95,7 +95,7 @@ def test_the_law_of_imports_sees_what_breaks_it() -> None:
     def told(path: str, line: str) -> int:
         return len(trespasses(path, ast.parse(line)))
 
-    for line in ("import stages.score.mark", "from stages.score import mark", "from stages import score"):
+    for line in ("import stages.score.verdict", "from stages.score import verdict", "from stages import score"):
         assert told("stages/sample/draw.py", line) == 1
         assert told("stages/sample/draw.py", f"def f():\n    {line}") == 1
         assert told("stages/model/load.py", line) == told("stages/contract/paths.py", line) == 1

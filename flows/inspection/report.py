@@ -17,7 +17,7 @@ from flows.runs.history import History
 from flows.runs.staleness import examine, stages_of, stale
 from stages.contract.columns import KEY
 from stages.contract.paths import RunPaths
-from stages.score.tasks import by_task
+from stages.score.by_task import by_task
 
 SHORT = {"advantage": "adv.", "evaluate": "eval."}
 """Stages whose names are too long for the head of a column of figures."""

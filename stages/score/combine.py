@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from stages.score.mark import Mark
+from stages.score.verdict import Mark
 
 
 def weighted(marks: Mapping[str, Sequence[Mark]], weights: Mapping[str, float]) -> list[float | None]:

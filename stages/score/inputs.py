@@ -8,8 +8,8 @@ from stages.contract.errors import ConfigError
 from stages.contract.manifest import read_manifest
 from stages.contract.workspace import Workspace
 from stages.score.config import ScoreConfig
-from stages.score.located import located
 from stages.score.reward_config import PythonReward, Reward, RewardModelReward
+from stages.score.workers.function_lookup import located
 
 
 def with_inputs(desk: Workspace, config: ScoreConfig) -> ScoreConfig:

@@ -17,16 +17,16 @@ from stages.contract.paths import RunPaths
 from stages.contract.progress import Progress, no_progress, part_of
 from stages.contract.workspace import Job, Workspace, open_stage
 from stages.model.config import CriticStart
-from stages.score.answer import extract
+from stages.score.answers.extract import extract
 from stages.score.combine import failures, weighted
 from stages.score.config import AverageReference, Reference, RefreshedReference, ScoreConfig, StartReference
-from stages.score.failed import check_comparable, excluded_groups, kept, settled
+from stages.score.failures import check_comparable, excluded_groups, kept, settled
 from stages.score.inputs import with_inputs
-from stages.score.mark import Item, null
 from stages.score.notes import notes_metrics
 from stages.score.reward_config import STEPWISE, AnswerReward, CosineReward, reward_name
 from stages.score.rewards import cosine, judge
 from stages.score.steps import Decode, placed
+from stages.score.verdict import Item, null
 
 GIVEN = (
     *("prompt_id", "sample", "prompt", "messages", "format", "task", "answer", "metadata"),
@@ -60,7 +60,7 @@ def run(job: Job, config: ScoreConfig, critic: CriticStart | None = None, former
             scores = score_rows(rollouts, judges, job.device, decode, told, job.iteration, known)
         if config.reference is not None:
             from stages.contract.policy import take_policy
-            from stages.score.frozen import reference_logprobs
+            from stages.score.token_scores import reference_logprobs
 
             policy = reference_folder(job.paths, job.iteration, config.reference)
             desk.notes["reference_digest"] = take_policy(desk, policy)
@@ -70,7 +70,7 @@ def run(job: Job, config: ScoreConfig, critic: CriticStart | None = None, former
             scores = scores.with_columns(pl.Series("reference_logprobs", logprobs, dtype=pl.List(pl.Float32)))
         if critic is not None:
             from stages.model.critic import former_critic
-            from stages.score.frozen import critic_values
+            from stages.score.token_scores import critic_values
 
             with desk.timed("values"):
                 model = former_critic(desk, job.iteration, critic, job.device)

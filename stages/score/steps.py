@@ -5,7 +5,7 @@ Dimensions: T tokens of a completion.
 
 from collections.abc import Callable, Sequence
 
-from stages.score.mark import Mark
+from stages.score.verdict import Mark
 
 Decode = Callable[[Sequence[int]], str]
 """Token ids → text, as the completion's text was decoded."""

@@ -12,10 +12,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from stages.score import pool
-from stages.score.mark import Item
 from stages.score.reward_config import MathReward, ReasoningGymReward, Reward
 from stages.score.rewards import judge
+from stages.score.verdict import Item
+from stages.score.workers import pool
 from tests.benchmarks import RESULTS, circumstances, markdown
 
 ROWS = 16_000

@@ -125,8 +125,8 @@ def test_it_trains_and_leaves_a_qwen2_with_its_tokenizer(trained):
 
 def test_right_answers_are_known_as_such(folder):
     from flows.config.loading import read_config
-    from stages.score.mark import Item
     from stages.score.rewards import judge
+    from stages.score.verdict import Item
 
     [reward] = read_config(CONFIG, {}).score.rewards
     said = {

@@ -14,9 +14,9 @@ import torch
 
 from stages.contract.errors import JudgeError
 from stages.model.load import load_model, load_tokenizer
-from stages.score.mark import Item
 from stages.score.reward_config import JudgeReward
 from stages.score.rewards import judge
+from stages.score.verdict import Item
 from tests.flows.conftest import GRPO, environment, run_grpo
 
 

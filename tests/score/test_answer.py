@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from stages.score.answer import extract
+from stages.score.answers.extract import extract
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,9 @@ import json
 import pytest
 
 from stages.contract.errors import DataError
-from stages.score.mark import Item
 from stages.score.reward_config import CodeReward
 from stages.score.rewards import judge
+from stages.score.verdict import Item
 
 ADD = [
     {"function": "add", "arguments": [1, 2], "expected": 3},

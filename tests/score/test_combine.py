@@ -5,7 +5,7 @@ import math
 import pytest
 
 from stages.score.combine import failures, weighted
-from stages.score.mark import error, null, ok, timeout
+from stages.score.verdict import error, null, ok, timeout
 
 
 def test_the_weighted_sum_by_hand():

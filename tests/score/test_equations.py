@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 
 from stages.advantage.batch import batch_of
 from stages.model.load import load_tokenizer
-from stages.score.arithmetic import holds, value
+from stages.score.answers.arithmetic import holds, value
 from stages.score.config import ScoreConfig
-from stages.score.mark import Item, Mark
 from stages.score.reward_config import EquationsReward
 from stages.score.rewards import judge
 from stages.score.stage import score_rows
 from stages.score.steps import placed, token_at
+from stages.score.verdict import Item, Mark
 from tests.score.test_score_rows import rollouts
 
 

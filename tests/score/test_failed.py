@@ -5,7 +5,7 @@ import pytest
 
 from stages.contract.errors import ConfigError
 from stages.score.config import ScoreConfig
-from stages.score.failed import check_comparable
+from stages.score.failures import check_comparable
 from stages.score.stage import score_rows
 from tests.score.test_score_rows import rollouts
 

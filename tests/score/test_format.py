@@ -5,9 +5,9 @@ import time
 import pytest
 from pydantic import ValidationError
 
-from stages.score.mark import Item
 from stages.score.reward_config import FormatReward
 from stages.score.rewards import judge
+from stages.score.verdict import Item
 
 BOTH = FormatReward(type="format")
 

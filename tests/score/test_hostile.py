@@ -5,9 +5,9 @@ import math
 import pytest
 from pydantic import TypeAdapter
 
-from stages.score.mark import Item
 from stages.score.reward_config import Reward
 from stages.score.rewards import judge
+from stages.score.verdict import Item
 
 HOSTILE = [
     "",

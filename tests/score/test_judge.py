@@ -12,10 +12,10 @@ from flows.config.preflight import check_outside
 from stages.contract.config import deciding
 from stages.contract.errors import ConfigError, JudgeError
 from stages.score.config import ScoreConfig
-from stages.score.mark import Item
 from stages.score.notes import note_metrics
 from stages.score.reward_config import JudgeReward
 from stages.score.rewards import judge
+from stages.score.verdict import Item
 from tests.flows.conftest import SMALL
 from tests.score.judge_server import judging
 

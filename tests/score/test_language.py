@@ -4,10 +4,10 @@ import time
 
 import pytest
 
-from stages.score.mark import Item
 from stages.score.reward_config import SCRIPTS, LanguageReward
 from stages.score.rewards import judge
 from stages.score.rewards.language import script, without_formulas
+from stages.score.verdict import Item
 
 
 def mark(text, *scripts, **settings):

@@ -3,9 +3,9 @@
 import pytest
 from pydantic import ValidationError
 
-from stages.score.mark import Item
 from stages.score.reward_config import LengthReward
 from stages.score.rewards import judge
+from stages.score.verdict import Item
 
 
 def values(reward, tokens):

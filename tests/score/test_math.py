@@ -6,10 +6,10 @@ from fractions import Fraction
 import pytest
 
 from stages.contract.errors import DataError
-from stages.score.expression import number, tight
-from stages.score.mark import Item
+from stages.score.answers.latex import number, tight
 from stages.score.reward_config import MathReward
 from stages.score.rewards import judge
+from stages.score.verdict import Item
 
 RIGHT = r"""
 5 == 5 ; 5.0 ; +5 ; 05 ; 5. ; $5$ ; $5$. ; \$5 ; \(5\) ; \[5\] ; **5** ; \boxed{5} ; so \boxed{5}, I hope. ; (5)

@@ -5,9 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from stages.score.mark import Item
 from stages.score.reward_config import OverlongReward
 from stages.score.rewards import judge
+from stages.score.verdict import Item
 
 TRL = pytest.importorskip("trl.rewards")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from stages.score.pool import run_limited
+from stages.score.workers.pool import run_limited
 from tests.score import worker_functions as work
 
 
@@ -123,7 +123,7 @@ def test_every_process_has_the_same_order_of_sets():
 def test_workers_end_with_the_process_that_started_them_also_where_it_is_killed(tmp_path):
     notes = [tmp_path / "one", tmp_path / "two"]
     code = (
-        "from stages.score.pool import run_limited\n"
+        "from stages.score.workers.pool import run_limited\n"
         "from tests.score import worker_functions as work\n"
         "if __name__ == '__main__':\n"
         f"    run_limited(work.note_and_spin, {[str(note) for note in notes]}, 60.0, work.warm)\n"
@@ -152,7 +152,7 @@ def test_workers_start_from_a_console_script(tmp_path):
         "from flows.cli import main\n"
         "if __name__ == '__main__':\n"
         "    from stages.score.reward_config import MathReward\n"
-        "    from stages.score.mark import Item\n"
+        "    from stages.score.verdict import Item\n"
         "    from stages.score.rewards import judge\n"
         "    marks = judge(MathReward(type='math'), [Item('1+x', 3, 'algebra', 'x+1', {})] * 3)\n"
         "    print([mark.value for mark in marks])\n"

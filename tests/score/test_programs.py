@@ -3,7 +3,7 @@
 import pytest
 
 from stages.contract.errors import DataError
-from stages.score.programs import Calling, Printing, passes, read_tests, same, source
+from stages.score.answers.unit_tests import Calling, Printing, passes, read_tests, same, source
 
 BLOCK = "```python\nprint(1)\n```"
 

@@ -8,11 +8,11 @@ import polars as pl
 import pytest
 
 from stages.contract.errors import ConfigError
-from stages.score.failed import kept
-from stages.score.located import located
-from stages.score.mark import Item
+from stages.score.failures import kept
 from stages.score.reward_config import PythonReward
 from stages.score.rewards import judge
+from stages.score.verdict import Item
+from stages.score.workers.function_lookup import located
 
 FILE = Path(__file__).with_name("reward_functions.py")
 GOOD = "<think>\nStep 1.\n</think>\n<answer>\n$\\boxed{42}$\n</answer>"

@@ -13,10 +13,10 @@ import pytest
 from stages.contract.errors import ConfigError
 from stages.prompts.config import ReasoningGymSource
 from stages.prompts.sources import load
-from stages.score.mark import Item
 from stages.score.reward_config import ReasoningGymReward
 from stages.score.rewards import judge
 from stages.score.rewards.reasoning_gym import COUNTED, EVALUATED, EXPRESSION, PARSED, REFUSED, check_family
+from stages.score.verdict import Item
 
 ROOT = Path(__file__).parents[2]
 

@@ -2,9 +2,9 @@
 
 import pytest
 
-from stages.score.mark import Item
 from stages.score.reward_config import RepetitionReward
 from stages.score.rewards import judge
+from stages.score.verdict import Item
 
 
 def value(text, tokens=(), **settings):

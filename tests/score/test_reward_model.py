@@ -16,9 +16,9 @@ from stages.reward_model import stage
 from stages.reward_model.config import RewardModelConfig
 from stages.score.config import ScoreConfig
 from stages.score.inputs import with_inputs
-from stages.score.mark import Item
 from stages.score.reward_config import RewardModelReward
 from stages.score.rewards import judge
+from stages.score.verdict import Item
 
 
 @pytest.fixture

@@ -10,9 +10,9 @@ from pydantic import ValidationError
 
 from stages.contract import tables
 from stages.contract.columns import SCORES
+from stages.score.by_task import by_task
 from stages.score.config import ScoreConfig
 from stages.score.stage import score_metrics, score_rows
-from stages.score.tasks import by_task
 
 SUM = json.dumps({"source_dataset": "chain_sum", "question": "40 + 2 ="})
 FACTORS = json.dumps({"source_dataset": "factors", "question": "the prime factors of 6"})

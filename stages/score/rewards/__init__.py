@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import assert_never
 
 from stages.contract.progress import Progress, no_progress
-from stages.score.mark import Item, Mark, null
 from stages.score.reward_config import (
     CodeReward,
     CosineReward,
@@ -35,6 +34,7 @@ from stages.score.rewards import (
 )
 from stages.score.rewards import format as format_reward
 from stages.score.rewards import judge as judge_reward
+from stages.score.verdict import Item, Mark, null
 
 
 def judge(

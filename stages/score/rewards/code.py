@@ -12,11 +12,11 @@ from typing import Any
 
 from stages.contract.errors import DataError
 from stages.contract.progress import Progress, no_progress
-from stages.score.mark import Item, Mark, error, ok, timeout
-from stages.score.programs import Test, asked, passes, read_tests, source
+from stages.score.answers.unit_tests import Test, asked, passes, read_tests, source
 from stages.score.reward_config import CodeReward
 from stages.score.sandbox.limits import MIB, Limits
 from stages.score.sandbox.sandbox import Sandbox, open_sandbox
+from stages.score.verdict import Item, Mark, error, ok, timeout
 
 
 def judge(reward: CodeReward, items: Sequence[Item], progress: Progress = no_progress) -> list[Mark]:

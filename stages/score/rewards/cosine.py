@@ -3,8 +3,8 @@
 import math
 from collections.abc import Sequence
 
-from stages.score.mark import Item, Mark, error, null, ok
 from stages.score.reward_config import CosineReward
+from stages.score.verdict import Item, Mark, error, null, ok
 
 
 def judge(reward: CosineReward, items: Sequence[Item], verdicts: Sequence[Mark]) -> list[Mark]:

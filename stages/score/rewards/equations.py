@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from stages.score.arithmetic import holds, lines
-from stages.score.mark import Item, Mark, stepwise
+from stages.score.answers.arithmetic import holds, lines
 from stages.score.reward_config import EquationsReward
+from stages.score.verdict import Item, Mark, stepwise
 
 
 def judge(reward: EquationsReward, items: Sequence[Item]) -> list[Mark]:

@@ -4,9 +4,9 @@ import re
 from collections.abc import Sequence
 
 from stages.contract.progress import Progress, no_progress, part_of
-from stages.score.mark import Item, Mark, ok
-from stages.score.pool import run_limited
 from stages.score.reward_config import FormatReward
+from stages.score.verdict import Item, Mark, ok
+from stages.score.workers.pool import run_limited
 
 Match = tuple[str, str]
 """A regular expression and a text."""

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from stages.contract.errors import ConfigError, JudgeError
 from stages.contract.progress import Progress, no_progress
-from stages.score.mark import Item, Mark, error, ok, timeout
 from stages.score.reward_config import JudgeReward
+from stages.score.verdict import Item, Mark, error, ok, timeout
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI

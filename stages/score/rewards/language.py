@@ -9,8 +9,8 @@ import unicodedata
 from collections.abc import Sequence
 from functools import lru_cache
 
-from stages.score.mark import Item, Mark, null, ok
 from stages.score.reward_config import LanguageReward
+from stages.score.verdict import Item, Mark, null, ok
 
 FORMULA = re.compile(r"\$[^$]*\$|`[^`]*`|\\[A-Za-z]+|<[^<>]*>")
 PAIRS = ((r"\(", r"\)"), (r"\[", r"\]"))

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from stages.score.mark import Item, Mark, ok
 from stages.score.reward_config import LengthReward
+from stages.score.verdict import Item, Mark, ok
 
 
 def judge(reward: LengthReward, items: Sequence[Item]) -> list[Mark]:

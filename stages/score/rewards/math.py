@@ -11,11 +11,11 @@ from typing import Any
 
 from stages.contract.errors import DataError
 from stages.contract.progress import Progress, no_progress, part_of
-from stages.score.answer import extract
-from stages.score.expression import Pair, clean, comparable, number, tight
-from stages.score.mark import Item, Mark, ok
-from stages.score.pool import run_limited
+from stages.score.answers.extract import extract
+from stages.score.answers.latex import Pair, clean, comparable, number, tight
 from stages.score.reward_config import MathReward
+from stages.score.verdict import Item, Mark, ok
+from stages.score.workers.pool import run_limited
 
 
 def judge(reward: MathReward, items: Sequence[Item], progress: Progress = no_progress) -> list[Mark]:

@@ -17,9 +17,9 @@ from typing import Any
 
 from stages.contract.errors import ConfigError
 from stages.contract.progress import Progress, no_progress
-from stages.score.located import located, search_path
-from stages.score.mark import Item, Mark, error, null, ok, timeout
 from stages.score.reward_config import PythonReward
+from stages.score.verdict import Item, Mark, error, null, ok, timeout
+from stages.score.workers.function_lookup import located, search_path
 
 READY = 300.0
 """Seconds in which the function has to be imported."""
@@ -117,7 +117,7 @@ class _Process:
         self.process = subprocess.Popen(
             # -P: no module beside the user's own takes the place of one that the process is made of
             # -u: what it prints is there even where it is killed
-            [sys.executable, "-P", "-u", "-m", "stages.score.function_process", str(theirs.fileno()), str(dies)],
+            [sys.executable, "-P", "-u", "-m", "stages.score.workers.user_function", str(theirs.fileno()), str(dies)],
             env=os.environ | {"PYTHONHASHSEED": "0"},  # an order of sets that is the same each time
             pass_fds=(theirs.fileno(), dies),
             stdin=subprocess.DEVNULL,

@@ -15,12 +15,12 @@ from typing import Any
 
 from stages.contract.errors import ConfigError
 from stages.contract.progress import Progress, no_progress, part_of
-from stages.score.answer import extract
-from stages.score.arithmetic import value
-from stages.score.expression import clean, number
-from stages.score.mark import Item, Mark, ok
-from stages.score.pool import run_limited
+from stages.score.answers.arithmetic import value
+from stages.score.answers.extract import extract
+from stages.score.answers.latex import clean, number
 from stages.score.reward_config import ReasoningGymReward
+from stages.score.verdict import Item, Mark, ok
+from stages.score.workers.pool import run_limited
 
 Asked = tuple[str, str, dict[str, Any]]
 """Family, answer, and reasoning-gym's entry."""

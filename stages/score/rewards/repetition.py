@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from stages.score.mark import Item, Mark, ok
 from stages.score.reward_config import RepetitionReward
+from stages.score.verdict import Item, Mark, ok
 
 
 def judge(reward: RepetitionReward, items: Sequence[Item]) -> list[Mark]:

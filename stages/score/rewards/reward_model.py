@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from stages.contract.errors import DataError
 from stages.contract.progress import Progress, no_progress
-from stages.score.mark import Item, Mark, error, ok
 from stages.score.reward_config import RewardModelReward
+from stages.score.verdict import Item, Mark, error, ok
 
 
 def judge(

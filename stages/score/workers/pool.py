@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from stages.contract.progress import Progress, no_progress
-from stages.score.mark import Mark, error, ok, timeout
-from stages.score.nursery import Nursery
+from stages.score.verdict import Mark, error, ok, timeout
+from stages.score.workers.fork_server import Nursery
 
 Argument = TypeVar("Argument")
 MEMORY = 2 * 2**30

@@ -3,7 +3,7 @@ r"""Reads mathematical answers without a computer algebra system: one spelling, 
 import re
 from fractions import Fraction
 
-from stages.score.answer import boxed
+from stages.score.answers.extract import boxed
 
 Pair = tuple[str, str]
 """The right answer and the one that was found, both clean."""

@@ -1,4 +1,4 @@
-"""A user's reward function, in a process of its own: `python -m stages.score.function_process SOCKET LIFELINE`.
+"""A user's reward function, a process: `python -m stages.score.workers.user_function SOCKET LIFELINE`.
 
 It is told which function, says that it has it, then answers each call, all as JSON, until the socket ends. What the
 function prints goes to stderr. Nothing here reads or writes any table.

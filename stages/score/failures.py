@@ -9,8 +9,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from stages.contract.config import deciding
 from stages.contract.errors import ConfigError
-from stages.score.mark import Mark
 from stages.score.reward_config import STEPWISE, CosineReward, PythonReward, Reward, RewardConfig, reward_name
+from stages.score.verdict import Mark
 
 FAILED = ("timeout", "error")
 DECIDES_NO_VERDICT = {"weight", "on_failure", "failure_value", "timeout", "wall_seconds"}
