@@ -4,8 +4,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from stages.contract.adaptive import KlTerm
 from stages.contract.config import Config
+from stages.model.kl_controller import KlTerm
 
 
 class KlReward(KlTerm):

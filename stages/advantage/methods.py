@@ -26,8 +26,8 @@ from stages.advantage.config import (
 from stages.advantage.groups import Bools, Floats, Groups, group_statistics
 from stages.advantage.ragged import row_sums, starts
 from stages.advantage.rewards import kl_penalty, rest, token_rewards
-from stages.contract.adaptive import next_coefficient
 from stages.contract.errors import ConfigError
+from stages.model.kl_controller import next_coefficient
 
 BASELINE, COEFFICIENT, KL = "baseline", "kl_coefficient", "kl_in_reward"
 """Names of what an iteration hands on, and of the figure that moves the coefficient."""

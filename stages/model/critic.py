@@ -11,8 +11,8 @@ from transformers import AutoModelForTokenClassification, PreTrainedModel
 
 from stages.contract.workspace import Workspace
 from stages.model.config import CriticStart, FolderStart
+from stages.model.prefix_batches import TokenBatch, completion_states
 from stages.model.scalar import load_scalar, starting_scalar
-from stages.model.shared import TokenBatch, completion_states
 
 
 def former_critic(desk: Workspace, k: int, start: CriticStart, device: str) -> PreTrainedModel:

@@ -13,7 +13,7 @@ from torch.autograd.graph import get_gradient_edge
 from transformers import PreTrainedModel
 
 from stages.contract.errors import ModelError
-from stages.model.shared import TokenBatch, completion_states
+from stages.model.prefix_batches import TokenBatch, completion_states
 
 LOGITS = 2**25
 """Logits that are held at a time; those of `LEAST` tokens at least."""

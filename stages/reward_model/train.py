@@ -14,7 +14,7 @@ from stages.contract.errors import DivergenceError
 from stages.contract.metrics import Meter
 from stages.contract.progress import Progress
 from stages.contract.seeds import derive
-from stages.model.batch import micro_batches
+from stages.model.microbatches import micro_batches
 from stages.model.optim import Optimizer
 from stages.model.reward import RewardModel
 from stages.reward_model.bradley_terry import losses

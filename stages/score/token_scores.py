@@ -12,7 +12,7 @@ from stages.contract.progress import Progress
 from stages.model.critic import token_values
 from stages.model.load import load_model
 from stages.model.logprobs import token_logprobs
-from stages.model.shared import TokenBatch, token_batches
+from stages.model.prefix_batches import TokenBatch, token_batches
 
 
 def reference_logprobs(

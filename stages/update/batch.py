@@ -13,7 +13,7 @@ from stages.contract import tables
 from stages.contract.columns import CONSTANT_GROUP, KEY
 from stages.contract.errors import ArtifactError, ConfigError
 from stages.contract.seeds import derive
-from stages.model.shared import TokenBatch, token_batches
+from stages.model.prefix_batches import TokenBatch, token_batches
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,9 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from stages.contract.adaptive import KlTerm
 from stages.contract.config import Config
 from stages.model.config import LoraConfig, OptimizerConfig
+from stages.model.kl_controller import KlTerm
 
 Ratio = Literal["token", "sequence", "sequence_token"]
 

@@ -27,7 +27,7 @@ from stages.update.batch import (
 )
 from stages.update.config import UpdateConfig
 from stages.update.objective import LossInputs, derived, loss_of
-from stages.update.value import Trainee, accumulate_values
+from stages.update.value import CriticTrainer, accumulate_values
 
 PROBED = 4
 """Rows, and tokens of prompt and completion of each, on which the policy is tried after the last step."""
@@ -70,7 +70,7 @@ def train(
     device: str,
     progress: Progress,
     factor: float = 1.0,
-    critic: Trainee | None = None,
+    critic: CriticTrainer | None = None,
     leave_out: Callable[[str], None] | None = None,
 ) -> list[dict[str, float]]:
     """Takes the optimizer steps of an iteration; returns the figures of each.
@@ -139,7 +139,7 @@ def _check_useful(
     config: UpdateConfig,
     device: str,
     last: dict[str, float],
-    critic: Trainee | None,
+    critic: CriticTrainer | None,
 ) -> None:
     """Refuses finite weights that give no finite numbers any more, by a pass over the beginning of each of a few rows.
 

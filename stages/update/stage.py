@@ -10,7 +10,6 @@ import torch
 from transformers import PreTrainedModel
 
 from stages.contract import tables
-from stages.contract.adaptive import next_coefficient
 from stages.contract.columns import ADVANTAGES, ROLLOUTS, SCORES, STEPS
 from stages.contract.config import deciding
 from stages.contract.errors import ConfigError, DivergenceError
@@ -20,19 +19,20 @@ from stages.contract.policy import adapter_digest, take_policy
 from stages.contract.seeds import derive
 from stages.contract.weights import Serialised, read_ahead, read_tensors, write_tensors
 from stages.contract.workspace import Job, Workspace, open_stage
-from stages.model import held
+from stages.model import policy_cache
 from stages.model.adapter import add_adapter, check_adapter, is_adapted
 from stages.model.config import CriticConfig, OptimizerConfig
 from stages.model.critic import former_critic, save_critic
+from stages.model.kl_controller import next_coefficient
 from stages.model.load import load_model, save_policy
 from stages.model.logprobs import check_head
 from stages.model.optim import Optimizer
-from stages.update.average import move_towards
 from stages.update.batch import TrainingRow, group_counts, training_rows
 from stages.update.config import GpgLoss, KlConfig, UpdateConfig
+from stages.update.ema import move_towards
 from stages.update.loop import train, with_old_policy, without_old_policy
 from stages.update.loss.gpg import gpg_factor
-from stages.update.value import Trainee
+from stages.update.value import CriticTrainer
 
 REMEDY = (
     "Policy and optimizer stay as they were; lower update.optimizer.learning_rate, or set update.on_nonfinite to "
@@ -98,14 +98,14 @@ class Trained:
 
     model: PreTrainedModel
     optimizer: Optimizer
-    trainee: Trainee | None
+    trainee: CriticTrainer | None
 
 
 def _former(job: Job, desk: Workspace, config: UpdateConfig, critic: CriticConfig | None) -> Trained:
     """All as iteration k-1 left it."""
     parent = job.paths.policy(job.iteration - 1)
     desk.notes["parent_digest"] = digest = take_policy(desk, parent)
-    model = held.take(digest, job.device) or load_model(parent, job.device)
+    model = policy_cache.take(digest, job.device) or load_model(parent, job.device)
     adapt(model, config, job.iteration, derive(job.seed, "lora"))
     check_head(model)
     optimizer = _optimizer(job, desk, model, config.optimizer, OPTIMIZER)
@@ -116,7 +116,7 @@ def _hold(job: Job, model: PreTrainedModel) -> None:
     """Keeps in memory the policy that the next iteration begins with."""
     manifest = read_manifest(job.paths.stage(job.iteration, "update"))
     assert manifest is not None, "it was just written"
-    held.hold(adapter_digest(manifest.outputs), model)
+    policy_cache.hold(adapter_digest(manifest.outputs), model)
 
 
 def _steps(
@@ -201,9 +201,9 @@ def _optimizer(job: Job, desk: Workspace, model: PreTrainedModel, config: Optimi
     return optimizer
 
 
-def _trainee(job: Job, desk: Workspace, config: CriticConfig) -> Trainee:
+def _trainee(job: Job, desk: Workspace, config: CriticConfig) -> CriticTrainer:
     critic = former_critic(desk, job.iteration, config.start, job.device)
-    return Trainee(critic, _optimizer(job, desk, critic, config.optimizer, CRITIC_OPTIMIZER), config.clip)
+    return CriticTrainer(critic, _optimizer(job, desk, critic, config.optimizer, CRITIC_OPTIMIZER), config.clip)
 
 
 def _current(job: Job, desk: Workspace, config: KlConfig) -> KlConfig:

@@ -18,7 +18,7 @@ from stages.update.loss.value import value_loss
 
 
 @dataclass(frozen=True)
-class Trainee:
+class CriticTrainer:
     """A critic in training."""
 
     model: PreTrainedModel
@@ -27,7 +27,7 @@ class Trainee:
 
 
 def accumulate_values(
-    trainee: Trainee, rows: Sequence[TrainingRow], micro_batch_tokens: int, device: str, meter: Meter
+    trainee: CriticTrainer, rows: Sequence[TrainingRow], micro_batch_tokens: int, device: str, meter: Meter
 ) -> None:
     """Adds the gradient of the mean value loss over the tokens of one optimizer batch to the critic's parameters'."""
     tokens = sum(len(row.completion) for row in rows)

@@ -12,7 +12,7 @@ from stages.contract.progress import Progress
 from stages.contract.seeds import derive
 from stages.model.logprobs import token_logprobs
 from stages.model.optim import Optimizer
-from stages.model.shared import token_batches
+from stages.model.prefix_batches import token_batches
 from stages.warmstart.config import TuningConfig
 
 Pair = tuple[list[int], list[int]]

@@ -175,7 +175,7 @@ def _drawn(work: Work) -> tuple[list[list[int]], list[list[int]], list[list[floa
 
     from stages.model.load import load_model
     from stages.model.logprobs import token_logprobs
-    from stages.model.shared import collate
+    from stages.model.prefix_batches import collate
     from stages.sample.config import SamplingConfig
     from stages.sample.transformers_engine import TransformersSampler
 

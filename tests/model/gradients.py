@@ -22,7 +22,7 @@ from stages.model.optim import Optimizer
 from stages.update.batch import TrainingRow
 from stages.update.config import KlConfig, UpdateConfig
 from stages.update.loop import accumulate
-from stages.update.value import Trainee, accumulate_values
+from stages.update.value import CriticTrainer, accumulate_values
 
 ROWS, TOKENS = 32, 32
 """Rows that share 2 prompts, and completion tokens of each: enough for torch to divide the work among 4 threads."""
@@ -51,7 +51,7 @@ def gradients(folder: Path) -> dict[str, Callable[[], str]]:
     critic = starting_critic(folder, "cpu")
     for model in (adapted, critic):  # what begins as zeros would let no gradient through
         stir(model)
-    trainee = Trainee(critic, Optimizer(critic, OptimizerConfig()), None)
+    trainee = CriticTrainer(critic, Optimizer(critic, OptimizerConfig()), None)
     rows = batch()
     return {
         "policy": lambda: digest(full, lambda: accumulate(full, rows, config, "cpu", Meter())),

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.model.batch import micro_batches, shared_batches
+from stages.model.microbatches import micro_batches, shared_batches
 
 
 def test_by_hand():

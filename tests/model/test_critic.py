@@ -9,7 +9,7 @@ from transformers import AutoModelForTokenClassification
 from stages.contract.errors import ModelError
 from stages.model.critic import load_critic, save_critic, starting_critic, token_values
 from stages.model.load import load_model
-from stages.model.shared import collate
+from stages.model.prefix_batches import collate
 
 PROMPTS = [[5, 6, 7], [8, 9, 10, 11, 12], [3]]
 COMPLETIONS = [[20, 21, 1], [30], [40, 41, 42, 43, 44]]

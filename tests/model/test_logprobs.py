@@ -16,7 +16,7 @@ from transformers import (
 from stages.contract.errors import ModelError
 from stages.model.load import load_model
 from stages.model.logprobs import check_head, token_logprobs
-from stages.model.shared import collate, shares_prompts, token_batches
+from stages.model.prefix_batches import collate, shares_prompts, token_batches
 
 PROMPTS = [[5, 6, 7], [8, 9, 10, 11, 12], [3]]
 COMPLETIONS = [[20, 21, 1], [30], [40, 41, 42, 43, 44]]

@@ -7,7 +7,7 @@ import torch
 
 from stages.model.load import load_model
 from stages.model.logprobs import token_logprobs
-from stages.model.shared import collate
+from stages.model.prefix_batches import collate
 from stages.sample.config import SamplingConfig
 from stages.sample.draw import distribution
 from stages.sample.fidelity import fidelity, model_logprobs, spread

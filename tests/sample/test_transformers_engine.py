@@ -5,7 +5,7 @@ import torch
 
 from stages.model.load import load_model
 from stages.model.logprobs import token_logprobs
-from stages.model.shared import collate
+from stages.model.prefix_batches import collate
 from stages.sample.config import SamplingConfig
 from stages.sample.transformers_engine import TransformersSampler
 from tests.sample.policies import check_endings, reported, stirred, trainer_logprobs

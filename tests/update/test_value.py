@@ -15,7 +15,7 @@ from stages.model.optim import Optimizer
 from stages.update.config import UpdateConfig
 from stages.update.loop import train, with_old_policy
 from stages.update.objective import derived
-from stages.update.value import Trainee, accumulate_values
+from stages.update.value import CriticTrainer, accumulate_values
 from tests.update.test_loop import rows_of
 
 
@@ -33,7 +33,7 @@ def trainee(tiny_policy, clip=None, rate=1e-3):
     critic = starting_critic(tiny_policy, "cpu")
     with torch.no_grad():
         critic.score.weight.normal_(std=0.1, generator=torch.Generator().manual_seed(1))
-    return Trainee(critic, Optimizer(critic, OptimizerConfig(learning_rate=rate)), clip)
+    return CriticTrainer(critic, Optimizer(critic, OptimizerConfig(learning_rate=rate)), clip)
 
 
 def gradient(one, rows, budget):

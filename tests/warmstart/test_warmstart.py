@@ -17,7 +17,7 @@ from stages.model.adapter import add_adapter
 from stages.model.config import LoraConfig
 from stages.model.load import load_model, load_tokenizer, save_policy
 from stages.model.logprobs import token_logprobs
-from stages.model.shared import collate
+from stages.model.prefix_batches import collate
 from stages.prompts import stage as prompts_stage
 from stages.prompts.config import PromptsConfig
 from stages.warmstart import stage as warmstart_stage

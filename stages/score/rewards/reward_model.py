@@ -18,7 +18,7 @@ def judge(
     """
     import torch
 
-    from stages.model.batch import micro_batches
+    from stages.model.microbatches import micro_batches
     from stages.model.reward import load_reward_model
 
     assert reward.path is not None, "the stage names the run's own"

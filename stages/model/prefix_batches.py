@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
-from stages.model.batch import micro_batches, shared_batches
+from stages.model.microbatches import micro_batches, shared_batches
 
 ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}
 """Layers that leave keys and values; what others leave is changed in place, which gradients do not bear."""

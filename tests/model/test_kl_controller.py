@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from stages.contract.adaptive import KlTerm, next_coefficient
+from stages.model.kl_controller import KlTerm, next_coefficient
 
 
 def after(kl: float | None, gain: float = 0.1) -> float:
