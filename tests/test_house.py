@@ -96,14 +96,14 @@ def test_the_law_of_imports_sees_what_breaks_it() -> None:
         return len(trespasses(path, ast.parse(line)))
 
     for line in ("import stages.score.verdict", "from stages.score import verdict", "from stages import score"):
-        assert told("stages/sample/draw.py", line) == 1
-        assert told("stages/sample/draw.py", f"def f():\n    {line}") == 1
+        assert told("stages/sample/token_sampling.py", line) == 1
+        assert told("stages/sample/token_sampling.py", f"def f():\n    {line}") == 1
         assert told("stages/model/load.py", line) == told("stages/contract/paths.py", line) == 1
         assert told("stages/score/stage.py", line) == 0
-    assert told("stages/sample/draw.py", "from flows.config.schema import RunConfig") == 1
+    assert told("stages/sample/token_sampling.py", "from flows.config.schema import RunConfig") == 1
     assert told("stages/contract/paths.py", "from stages.model import load") == 1
-    assert told("stages/sample/draw.py", "from stages.model import load") == 0
-    assert told("stages/sample/draw.py", "from stagesets import score") == 0
+    assert told("stages/sample/token_sampling.py", "from stages.model import load") == 0
+    assert told("stages/sample/token_sampling.py", "from stagesets import score") == 0
 
 
 def test_heavy_libraries_are_imported_where_they_are_at_home() -> None:

@@ -20,7 +20,7 @@ from stages.model.load import load_tokenizer
 from stages.model.render import encode, render
 from stages.sample.config import SampleConfig
 from stages.sample.engine import Completion, Engine
-from stages.sample.parts import Parts, ranges
+from stages.sample.shards import Parts, ranges
 
 
 @dataclass(frozen=True)

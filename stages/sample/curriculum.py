@@ -13,7 +13,7 @@ import polars as pl
 
 from stages.contract.errors import ConfigError
 from stages.sample.config import LevelsCurriculum, SampleConfig, SuccessCurriculum
-from stages.sample.portions import Rows
+from stages.sample.quotas import Rows
 
 Rank = Callable[[Rows, int, np.random.Generator], Rows | None]
 """Rows of a source, how many an iteration takes, randomness → those that may be taken, these first. None where the

@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from stages.sample.config import SamplingConfig
-from stages.sample.draw import distribution
+from stages.sample.token_sampling import distribution
 
 
 @torch.no_grad()

@@ -7,9 +7,9 @@ import numpy as np
 import polars as pl
 
 from stages.contract.errors import ConfigError
-from stages.sample.choose import choose, rows_by_source
 from stages.sample.config import LevelsCurriculum, SampleConfig
-from stages.sample.portions import portions
+from stages.sample.prompt_selection import choose, rows_by_source
+from stages.sample.quotas import portions
 
 
 def plan(prompts: pl.DataFrame, config: SampleConfig, iterations: int) -> dict[str, Any]:

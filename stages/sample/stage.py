@@ -14,14 +14,14 @@ from stages.contract.errors import EngineError
 from stages.contract.manifest import read_manifest
 from stages.contract.seeds import derive
 from stages.contract.workspace import Job, Workspace, open_stage
-from stages.sample.choose import choose
 from stages.sample.collect import collect
 from stages.sample.config import SampleConfig
 from stages.sample.curriculum import keeps_level, reads
 from stages.sample.dynamic import fill
 from stages.sample.engine import Engine
 from stages.sample.fidelity import fidelity, model_logprobs, spread
-from stages.sample.parts import Parts
+from stages.sample.prompt_selection import choose
+from stages.sample.shards import Parts
 
 LEVEL = "curriculum.json"
 """The level that an iteration had opened, where the next one goes by it."""

@@ -14,10 +14,10 @@ from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 from stages.contract.progress import Progress, no_progress
 from stages.model.load import context_length, load_model, load_tokenizer, vocabulary
 from stages.sample.attention import share_heads
-from stages.sample.cache import growing_cache
 from stages.sample.config import SamplingConfig
-from stages.sample.draw import draw_tokens, uniforms
 from stages.sample.engine import Completion
+from stages.sample.kv_cache import growing_cache
+from stages.sample.token_sampling import draw_tokens, uniforms
 
 BYTES_OF_A_CHARACTER = 4
 """Tokens that a character may take at most: some tokenizers fall back to bytes."""

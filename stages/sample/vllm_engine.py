@@ -24,7 +24,7 @@ from stages.model.load import context_length, load_model, vocabulary
 from stages.sample.config import SampleConfig, SamplingConfig, VllmEngine
 from stages.sample.engine import Completion
 from stages.sample.fidelity import model_logprobs
-from stages.sample.process import WatchedProcess, ask
+from stages.sample.watched_process import WatchedProcess, ask
 
 WORKER = "stages.sample.vllm_worker"
 PROBE_TOKENS = 32

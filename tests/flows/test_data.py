@@ -23,7 +23,7 @@ from flows.runs.staleness import state_of
 from stages.contract.manifest import read_manifest
 from stages.contract.paths import RunPaths
 from stages.prompts.added import new_files
-from stages.sample.choose import choose
+from stages.sample.prompt_selection import choose
 from tests.flows.conftest import SMALL, environment, run_grpo
 
 FEW = [

@@ -14,7 +14,7 @@ from flows.runs.history import History
 from stages.contract.errors import DataError
 from stages.contract.manifest import read_manifest
 from stages.contract.paths import RunPaths
-from stages.sample.choose import choose
+from stages.sample.prompt_selection import choose
 from tests.flows.conftest import SMALL, run_grpo
 
 

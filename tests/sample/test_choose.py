@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stages.contract.errors import ConfigError
-from stages.sample.choose import choose
 from stages.sample.config import SampleConfig
 from stages.sample.curriculum import reads, successes
 from stages.sample.plan import plan
-from stages.sample.portions import portions
+from stages.sample.prompt_selection import choose
+from stages.sample.quotas import portions
 
 LEVELS = {"type": "levels", "every": 2, "rehearsal": 0.25}
 

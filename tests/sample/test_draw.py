@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from stages.sample.config import SamplingConfig
-from stages.sample.draw import distribution, draw_tokens, exact_cumulative, uniforms
+from stages.sample.token_sampling import distribution, draw_tokens, exact_cumulative, uniforms
 
 LOGITS = torch.tensor([[0.5, 0.3, 0.15, 0.05]]).log() + 3  # any shift
 

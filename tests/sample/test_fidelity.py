@@ -9,8 +9,8 @@ from stages.model.load import load_model
 from stages.model.logprobs import token_logprobs
 from stages.model.prefix_batches import collate
 from stages.sample.config import SamplingConfig
-from stages.sample.draw import distribution
 from stages.sample.fidelity import fidelity, model_logprobs, spread
+from stages.sample.token_sampling import distribution
 
 PROMPTS = [[5, 6, 7], [8], [9, 10, 11, 12, 13, 14]]
 COMPLETIONS = [[20, 21, 1], [30, 31, 32, 33, 34, 35], [40]]

@@ -7,7 +7,7 @@ from stages.contract.columns import ROLLOUTS
 from stages.contract.config import deciding
 from stages.contract.digest import file_digest
 from stages.sample.config import SampleConfig
-from stages.sample.parts import Parts, ranges
+from stages.sample.shards import Parts, ranges
 
 DECIDED = {
     "policy": "digest",

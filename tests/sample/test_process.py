@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from stages.contract.errors import EngineError
-from stages.sample.process import WatchedProcess, ask
+from stages.sample.watched_process import WatchedProcess, ask
 
 ROOT = Path(__file__).parents[2]
 PATH = {"PYTHONPATH": str(ROOT)}
@@ -155,7 +155,7 @@ def test_one_that_is_forgotten_ends():
 
 PARENT = """
 import sys, time
-from stages.sample.process import WatchedProcess, ask
+from stages.sample.watched_process import WatchedProcess, ask
 process = WatchedProcess("tests.sample.lifeline_module", {})
 print(process.pid, *ask([process], "breed", [{}], 120), flush=True)
 """

@@ -28,7 +28,7 @@ from stages.contract.workspace import Workspace
 from stages.model.load import load_model, load_tokenizer
 from stages.sample.collect import collect
 from stages.sample.config import SampleConfig, SamplingConfig
-from stages.sample.draw import distribution
+from stages.sample.token_sampling import distribution
 from stages.sample.transformers_engine import TransformersSampler
 from stages.sample.vllm_engine import Probe, VllmSampler, check_probe, probe_tokens
 from stages.warmstart.new_model import character_tokenizer

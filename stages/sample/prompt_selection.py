@@ -11,7 +11,7 @@ from stages.contract.errors import ConfigError
 from stages.contract.seeds import derive
 from stages.sample.config import SampleConfig
 from stages.sample.curriculum import ranking
-from stages.sample.portions import Rows, in_passes, interleaved, portions
+from stages.sample.quotas import Rows, in_passes, interleaved, portions
 
 
 @dataclass(frozen=True)
