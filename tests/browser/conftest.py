@@ -8,7 +8,7 @@ import pytest
 
 from tests.browser.ui import Ui, window
 from tests.flows.conftest import SMALL
-from tests.flows.serving import Served, serving
+from tests.flows.serving.served import Served, serving
 
 CONFIGS = {
     "small": SMALL.read_text(encoding="utf-8"),

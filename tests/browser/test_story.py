@@ -10,7 +10,7 @@ from typing import Any
 import polars as pl
 
 from tests.browser.ui import Ui
-from tests.flows.serving import Served, eventually
+from tests.flows.serving.served import Served, eventually
 
 
 def test_a_day_in_the_ui(ui: Ui, served: Served) -> None:

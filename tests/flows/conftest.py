@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from tests.flows.serving import Served
+    from tests.flows.serving.served import Served
 
 ROOT = Path(__file__).parents[2]
 GRPO = Path(sys.executable).with_name("grpo")
@@ -36,7 +36,7 @@ def run_grpo(folder: Path, *arguments: str | Path, **variables: str) -> subproce
 @pytest.fixture(scope="session")
 def served(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[Served]":
     """One `grpo serve` for all tests: each uses runs of its own in it. `configs/small.yaml` is there to choose."""
-    from tests.flows.serving import serving
+    from tests.flows.serving.served import serving
 
     folder = tmp_path_factory.mktemp("served")
     (folder / "configs").mkdir()

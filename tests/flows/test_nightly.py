@@ -40,7 +40,7 @@ from stages.contract.errors import ArtifactError, ConfigError
 from stages.contract.lock import run_lock
 from stages.contract.paths import RunPaths
 from tests.flows.conftest import ROOT, SMALL, environment, run_grpo
-from tests.flows.serving import eventually
+from tests.flows.serving.served import eventually
 
 SHORT = [{"type": "length", "target": 2, "limit": 6}]  # to be brief is learned in a few iterations
 BEGIN = datetime(2026, 3, 27, 1, tzinfo=UTC)  # 02:00 in Berlin; summer time begins two nights later

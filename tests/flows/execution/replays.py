@@ -1,6 +1,6 @@
 """Replays each stage of a run again and again in one process, and prints what was not equal, as JSON.
 
-`python -m tests.flows.replays ARTIFACTS RUN --times 5`: all stages of iterations 0 and 1.
+`python -m tests.flows.execution.replays ARTIFACTS RUN --times 5`: all stages of iterations 0 and 1.
 """
 
 import argparse

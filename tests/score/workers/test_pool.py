@@ -129,7 +129,7 @@ def test_workers_end_with_the_process_that_started_them_also_where_it_is_killed(
         f"    run_limited(work.note_and_spin, {[str(note) for note in notes]}, 60.0, work.warm)\n"
     )
     (tmp_path / "main.py").write_text(code)
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])}
     with subprocess.Popen([sys.executable, tmp_path / "main.py"], env=environment) as process:
         wait_until(lambda: any(note.exists() and note.read_text().endswith(".") for note in notes))
         process.kill()

@@ -18,7 +18,7 @@ from flows.orchestration.approval_gate import WAITING
 from flows.orchestration.night_run import HELD_BACK
 from flows.serving.automations import EVENTS
 from tests.flows.conftest import GRPO, SMALL, environment, run_grpo
-from tests.flows.serving import alive, command_line, descendants, eventually, serving
+from tests.flows.serving.served import alive, command_line, descendants, eventually, serving
 
 PASSWORD = {"PREFECT_SERVER_API_AUTH_STRING": "me:secret"}
 TELL = """

@@ -8,12 +8,13 @@ import pytest
 
 from flows.execution.run_stage import perform
 from flows.runs.access import open_run
-from flows.runs.approvals import Question, asked, decide, digest_of, keep, now, open_question, read_question, write
+from flows.runs.approvals import Question, asked, decide, digest_of, keep, open_question, read_question, write
+from flows.runs.records import now
 from stages.contract.errors import ConfigError
 from stages.contract.manifest import Manifest, read_manifest
 from stages.contract.paths import RunPaths
 from tests.flows.conftest import SMALL, run_grpo
-from tests.flows.serving import command_line, descendants, eventually
+from tests.flows.serving.served import command_line, descendants, eventually
 
 GATED = ("train", SMALL, "--iterations", 4, "--set", "gate=before_update")
 

@@ -13,7 +13,7 @@ from flows.serving.gpu_slots import share, slot
 from flows.serving.server_lock import claim
 from stages.contract.lock import run_lock
 from tests.flows.conftest import GRPO, SMALL, environment, run_grpo
-from tests.flows.serving import alive, command_line, descendants, eventually
+from tests.flows.serving.served import alive, command_line, descendants, eventually
 from tests.flows.test_kill import digests
 
 

@@ -23,7 +23,7 @@ from flows.runs import observers
 from flows.runs.access import open_run
 from flows.runs.history import History
 from tests.flows.conftest import run_grpo
-from tests.flows.serving import eventually
+from tests.flows.serving.served import eventually
 
 HOSTILE = [
     "</code></pre><script>alert(1)</script><img src=x onerror=alert(2)>",

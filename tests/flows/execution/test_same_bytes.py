@@ -66,7 +66,7 @@ def test_replays_beside_other_work_with_four_threads_are_equal(kind, tmp_path):
         again = [
             sys.executable,
             "-m",
-            "tests.flows.replays",
+            "tests.flows.execution.replays",
             str(tmp_path / "artifacts"),
             "wide",
             "--times",

@@ -13,7 +13,7 @@ from flows.config.schema import RunConfig
 from stages.advantage.stage import advantage_rows
 from stages.contract.errors import ConfigError
 from tests.advantage.numbers import table
-from tests.flows.test_config import SMALL, small
+from tests.flows.config.test_config import SMALL, small
 
 NAMES = sorted(path.stem for path in CONVENTIONS.glob("*.yaml"))
 

@@ -15,7 +15,7 @@ from stages.contract.config import config_digest
 from stages.contract.errors import ConfigError
 from stages.contract.paths import RunPaths
 
-CONFIGS = sorted((Path(__file__).parents[2] / "configs").rglob("*.yaml"))
+CONFIGS = sorted((Path(__file__).parents[3] / "configs").rglob("*.yaml"))
 
 SMALL: dict[str, Any] = {
     "run": "small",
