@@ -21,6 +21,8 @@ RENAMES = ("rename", "renamed")
 CRITIC: Overrides = {"advantage": {"type": "gae"}, "critic": {}, "sample.group_size": 2}
 AVERAGE: Overrides = {"update.average.decay": 0.5, "score.reference": {"type": "average"}}
 KEEP: Overrides = {"keep.last": 1, "keep.best": 0, "iterations": 3}
+WIDE: Overrides = {"warmstart.model.hidden_size": 128, "sample.prompts": 48, "sample.group_size": 8}
+"""Enough for torch to divide sums over states among its threads."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,7 @@ KINDS = (
     Training("sampling in shards", BRIEF | {"sample.shards": 4}, r"\.parts"),
     Training("gae and a critic", BRIEF | CRITIC, r"critic"),
     Training("an average of policies as reference", BRIEF | AVERAGE, r"average"),
+    Training("a batch that threads divide", BRIEF | WIDE, r"update"),
     Training("an adapter", BRIEF | {"update.lora": {"rank": 2, "alpha": 4}}, r"adapter|sample"),
 )
 ALL = Training(
