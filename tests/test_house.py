@@ -362,6 +362,25 @@ def test_the_law_of_indexing_sees_what_breaks_it() -> None:
     assert told("x_NH[places_N] = 0") == 0
 
 
+def unordered_groups(path: str, tree: ast.AST) -> list[str]:
+    """Calls of polars' `group_by` without `maintain_order`: their sums, and their order, change from call to call."""
+    return [
+        f"{path}:{node.lineno}: {ast.unparse(node)}"
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and node.func.attr == "group_by"
+        and not any(keyword.arg == "maintain_order" for keyword in node.keywords)
+    ]
+
+
+def test_groups_of_rows_keep_their_order() -> None:
+    modules = sources("flows") | sources("stages")
+    assert [line for path, tree in modules.items() for line in unordered_groups(path, tree)] == []
+    assert len(unordered_groups("a.py", ast.parse("t.group_by('a', *b).agg(c)"))) == 1
+    assert unordered_groups("a.py", ast.parse("t.group_by('a', maintain_order=True).agg(c)")) == []
+
+
 def test_there_is_no_drawer_for_odds_and_ends() -> None:
     names = {part for path in sources("flows") | sources("stages") for part in Path(path).with_suffix("").parts}
     assert not names & {"utils", "util", "helpers", "helper", "common", "misc"}

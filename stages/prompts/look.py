@@ -43,8 +43,8 @@ def groups(prepared: Prepared, lengths: pl.DataFrame | None, limit: int | None) 
     """
     table = prepared.read.group_by(*GROUP, maintain_order=True).agg(pl.len().alias("read"))
     held = prepared.heldout.group_by(*GROUP, maintain_order=True).agg(pl.len().alias("heldout"))
-    train = prepared.train.group_by(*GROUP).agg(pl.len().alias("train"))
-    answered = pl.concat([prepared.train, prepared.heldout]).group_by(*GROUP)
+    train = prepared.train.group_by(*GROUP, maintain_order=True).agg(pl.len().alias("train"))
+    answered = pl.concat([prepared.train, prepared.heldout]).group_by(*GROUP, maintain_order=True)
     table = table.join(held, on=GROUP, how="full", coalesce=True, nulls_equal=True, maintain_order="left_right")
     for other in (train, answered.agg(pl.col("answer").is_not_null().sum().alias("answered"))):
         table = table.join(other, on=GROUP, how="left", nulls_equal=True, maintain_order="left")
@@ -57,7 +57,7 @@ def groups(prepared: Prepared, lengths: pl.DataFrame | None, limit: int | None) 
             "most": tokens.max(),
             "too_long": (tokens > limit).sum() if limit is not None else pl.lit(0),
         }
-        measured = lengths.group_by(*GROUP).agg(**figures)
+        measured = lengths.group_by(*GROUP, maintain_order=True).agg(**figures)
         table = table.join(measured, on=GROUP, how="left", nulls_equal=True, maintain_order="left")
     return table.with_columns(pl.col("read", "train", "heldout", "answered").fill_null(0)).to_dicts()
 

@@ -56,5 +56,7 @@ def useful_groups(rollouts: pl.DataFrame, rewards: pl.Series) -> int:
     """Groups with two different rewards; rewards that are missing or not finite do not count."""
     table = pl.DataFrame({"prompt": rollouts["prompt_id"], "reward": rewards.cast(pl.Float64)})
     table = table.filter(pl.col("reward").is_finite())
-    spread = table.group_by("prompt").agg((pl.col("reward").max() > pl.col("reward").min()).alias("useful"))
+    spread = table.group_by("prompt", maintain_order=True).agg(
+        (pl.col("reward").max() > pl.col("reward").min()).alias("useful")
+    )
     return int(spread["useful"].sum())

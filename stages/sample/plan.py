@@ -27,7 +27,9 @@ def plan(prompts: pl.DataFrame, config: SampleConfig, iterations: int) -> dict[s
     """
     weights = config.weights or {"": 1.0}
     name = pl.col("source").fill_null("") if config.weights else pl.lit("")
-    counts = dict.fromkeys(weights, 0) | dict(prompts.group_by(name.alias("name")).len().iter_rows())
+    counts = dict.fromkeys(weights, 0) | dict(
+        prompts.group_by(name.alias("name"), maintain_order=True).len().iter_rows()
+    )
     drawn = portions(weights, iterations * config.prompts)
     sources = [
         {
@@ -51,7 +53,7 @@ def _levels(prompts: pl.DataFrame, config: SampleConfig) -> list[dict[str, Any]]
         return []
     every = curriculum.every
     drawn = np.concatenate(list(rows_by_source(prompts, config.weights or {"": 1.0}).values()))
-    found = prompts[drawn].drop_nulls("level").group_by("level").len().sort("level")
+    found = prompts[drawn].drop_nulls("level").group_by("level", maintain_order=True).len().sort("level")
     return [
         {"level": level, "prompts": count, "from": 1 if i == 0 else 1 + i * every if every is not None else None}
         for i, (level, count) in enumerate(found.iter_rows())

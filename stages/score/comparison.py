@@ -121,7 +121,7 @@ def _figures(part: pl.DataFrame, name: str) -> dict[str, Any]:
     values = part[name].drop_nulls()
     groups = (
         part.filter(pl.col(name).is_not_null())
-        .group_by("iteration", "prompt_id")
+        .group_by("iteration", "prompt_id", maintain_order=True)
         .agg(pl.len().alias("count"), (pl.col(name).max() == pl.col(name).min()).alias("constant"))
         .filter(pl.col("count") > 1)
     )
