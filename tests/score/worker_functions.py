@@ -15,8 +15,21 @@ def warm() -> None:
     """Nothing to prepare."""
 
 
+def warm_random() -> None:
+    import sympy.core.random  # noqa: F401
+
+
 def warm_badly() -> None:
     raise ImportError("no such verifier")
+
+
+def draws() -> float:
+    """Numbers of the generators that verifiers may use."""
+    import random
+
+    from sympy.core.random import rng
+
+    return random.random() + 10 * rng.random()
 
 
 def spin() -> None:
@@ -31,6 +44,7 @@ def fail(error: Exception) -> None:
 DEEDS: dict[str, Callable[[], Any]] = {
     "sleep": lambda: time.sleep(3600),
     "spin": spin,
+    "draw": draws,
     "compute": lambda: len(str(9**9**9)),  # one instruction that does not return to the interpreter for hours
     "raise": lambda: fail(KeyError("lost")),
     "raise a long message": lambda: fail(ValueError("\ud800" * 10**6)),

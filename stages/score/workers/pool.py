@@ -7,8 +7,10 @@ never returns to the interpreter is ended too.
 
 import atexit
 import os
+import random
 import resource
 import signal
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -172,6 +174,10 @@ def _serve(function: Callable[[Argument], float], pipe: Connection) -> None:
 
 
 def _mark(function: Callable[[Argument], float], item: Argument) -> Mark:
+    """The mark of an item. Its random numbers do not depend on the items before it, nor on the worker that has it."""
+    random.seed(0)
+    if sympy := sys.modules.get("sympy.core.random"):  # simplification tests expressions at random numbers
+        sympy.seed(0)
     try:
         return ok(function(item))
     except Exception as failure:  # whatever a verifier raises is that row's error

@@ -37,6 +37,12 @@ def test_items_come_back_in_order():
     assert {mark.status for mark in marks} == {"ok"}
 
 
+def test_random_numbers_do_not_depend_on_the_worker_or_the_items_before():
+    first = run_limited(work.act, ["draw"] * 50, 5.0, work.warm_random)
+    assert {mark.status for mark in first} == {"ok"}
+    assert len({mark.value for mark in first}) == 1
+
+
 def test_no_items_start_no_worker():
     assert run_limited(work.act, [], 1.0, work.warm_badly) == []
 
