@@ -19,7 +19,12 @@ EXTENSION = "stages.sample.vllm_worker.Reloading"
 
 
 class Reloading:
-    """What vLLM's worker can do beside its own: change all weights, packed copies of tied ones too."""
+    """What vLLM's workers can do beside their own: change all weights, packed copies of tied ones too; one mode."""
+
+    def use_deterministic(self, deterministic: bool) -> bool:
+        """Sets torch's mode in a worker's process; returns whether deterministic algorithms are on."""
+        set_mode(deterministic)
+        return torch.are_deterministic_algorithms_enabled()
 
     def change_weights(self, folder: str) -> None:
         """Reads the weights in `folder`. vLLM's CPU build packs the output head, and forgets to when it is tied."""
@@ -28,6 +33,15 @@ class Reloading:
         if worker.device.type == "cpu" and getattr(worker.model_config.hf_text_config, "tie_word_embeddings", False):
             head = worker.get_model().lm_head
             head.quant_method.process_weights_after_loading(head)
+
+
+def set_mode(deterministic: bool) -> None:
+    """Sets torch's mode in this process.
+
+    Uninitialised memory is not filled in deterministic mode, as torch does by default: vLLM's buffers are large.
+    """
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    set_deterministic(deterministic)
 
 
 class Sampler:
@@ -42,10 +56,9 @@ class Sampler:
     def start(self, folder: str, settings: dict[str, Any], deterministic: bool) -> dict[str, Any]:
         """Starts the engine with the model in `folder`; says which it is.
 
-        Uninitialised memory is not filled in deterministic mode, as torch does by default: vLLM's buffers are large.
+        The mode is set in this process first, and in each worker of tensor parallelism after its start.
         """
-        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-        set_deterministic(deterministic)
+        set_mode(deterministic)
         import vllm
 
         self._llm = vllm.LLM(
@@ -57,6 +70,7 @@ class Sampler:
             worker_extension_cls=EXTENSION,
             **settings,
         )
+        modes = self._llm.collective_rpc("use_deterministic", args=(deterministic,))
         config = self._llm.llm_engine.vllm_config
         return {
             "vllm": vllm.__version__,
@@ -66,7 +80,7 @@ class Sampler:
             "block_size": int(config.cache_config.block_size),
             "cache_blocks": int(config.cache_config.num_gpu_blocks),
             "threads": torch.get_num_threads(),
-            "deterministic": torch.are_deterministic_algorithms_enabled(),
+            "deterministic": all(modes),
             "settings": settings,
         }
 

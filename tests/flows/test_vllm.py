@@ -98,6 +98,7 @@ def test_manifests_name_the_engine_its_version_and_its_settings(whole):
     assert (engine["type"], engine["platform"], engine["dtype"]) == ("vllm", "cpu", "float32")
     assert engine["vllm"].startswith("0.32")
     assert (engine["context"], engine["block_size"], engine["threads"]) == (32, 32, 1)
+    assert engine["deterministic"] is True
     assert engine["settings"]["kv_cache_memory_bytes"] == 2**28
     assert engine["settings"]["logprobs_mode"] == "processed_logprobs"
     assert engine["settings"]["enforce_eager"] is True
