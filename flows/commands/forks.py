@@ -107,7 +107,7 @@ def replay(
 
     The hardware's settings are those of the first time, or what --set hardware.threads=4 says. Exit code 1: not equal.
     """
-    from flows.config.loading import parse_overrides
+    from flows.config.loading import parse_overrides, with_settings
     from flows.execution.replay import replay as again
     from flows.runs.access import open_run
 
@@ -117,6 +117,7 @@ def replay(
         raise ConfigError(
             f"--set {foreign[0]}: a replay changes nothing but the hardware; `grpo stage` reruns otherwise"
         )
+    with_settings(config, overrides, "--set")  # refuses what no configuration takes
     hardware = {name.removeprefix("hardware."): value for name, value in overrides.items()}
     results = again(paths, config, iteration, stage, hardware)
     if as_json:

@@ -104,13 +104,12 @@ def test_another_processor_or_mode_is_named_where_the_bytes_differ(run):
     write_tensors(path, {key: tensor + 0.5 for key, tensor in read_tensors(path).items()})
     manifest = json.loads((path.parents[1] / "manifest.json").read_text())
     assert (manifest["threads"], manifest["deterministic"]) == (1, True)
-    assert set(manifest["processor"]) == {"torch", "mkl", "onednn"}
-    there = manifest["processor"] | {"mkl": "AVX2"}
+    there = manifest["processor"] | {"torch": "OTHER"}
     record(run, "0003/update", "policy/model.safetensors", processor=there, deterministic=None)
     (result,) = again(run, 3, "update")
     assert result["circumstances"] == {
         "deterministic": (None, True),
-        "processor, mkl": ("AVX2", manifest["processor"]["mkl"]),
+        "processor, torch": ("OTHER", manifest["processor"]["torch"]),
     }
 
 
@@ -156,3 +155,11 @@ def test_what_is_not_current_is_not_replayed(run):
         again(run, 4)
     with pytest.raises(ConfigError, match="prompts is not a stage of iteration 1"):
         again(run, 1, "prompts")
+
+
+@pytest.mark.parametrize("setting", ["deterministic=maybe", "deterministic=null", "threads=0", "nothing=0"])
+def test_hardware_that_no_configuration_takes_is_refused_by_its_field(run, setting):
+    done = run_grpo(run.parents[1], "replay", "small", "--iteration", "1", "--set", f"hardware.{setting}")
+    assert done.returncode == 2
+    assert f"hardware.{setting.partition('=')[0]}" in done.stderr
+    assert "Traceback" not in done.stderr
