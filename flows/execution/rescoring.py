@@ -147,6 +147,7 @@ def rescore(paths: RunPaths, config: RunConfig, score: ScoreConfig, ks: Sequence
         ArtifactError: a table is missing or damaged, or the folder is there already.
         ConfigError: the rewards cannot judge these completions.
     """
+    from stages.model.determinism import refusals_named
     from stages.score.comparison import iteration_figures, reward_figures
     from stages.score.inputs import with_inputs
 
@@ -154,7 +155,7 @@ def rescore(paths: RunPaths, config: RunConfig, score: ScoreConfig, ks: Sequence
         raise ConfigError(f"{to}: lies in the run {inside[0].name}, in which nothing changes; name a folder elsewhere")
     machine = prepared(config.hardware)
     score = with_keys(score)
-    with new_folder(to) as folder:
+    with refusals_named(), new_folder(to) as folder:
         desk = Workspace(paths, folder)
         judges = with_inputs(desk, score)
         parts: list[pl.DataFrame] = []

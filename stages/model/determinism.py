@@ -13,18 +13,22 @@ import torch
 from stages.contract.errors import EngineError, ModelError
 
 WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
+WORKSPACES = (":4096:8", ":16:8")
+"""Values with which cuBLAS is deterministic (cuBLAS library documentation, 'Results reproducibility')."""
 MKL_BRANCHES = {3: "COMPATIBLE", 4: "SSE2", 8: "SSE4_2", 9: "AVX", 10: "AVX2", 12: "AVX512", 14: "AVX512_E1"}
 """Names of MKL's code branches (`MKL_CBWR_…` in its header mkl_types.h)."""
-REFUSAL = re.compile(r"(\w+) does not have a deterministic implementation")
+STRICT = 0x10000
+"""The flag of MKL_CBWR that a branch named `…,STRICT` has beside its number."""
+REFUSAL = re.compile(r"([\w ()]+?) does not have a deterministic implementation")
 
 
 def set_deterministic(deterministic: bool) -> None:
-    """Has torch use deterministic algorithms in this process, or not; to be called before the first work on a GPU.
+    """Switches torch's deterministic algorithms in this process on or off; to be called before the first work on a GPU.
 
-    cuBLAS reads the environment variable when its handle is made; a value that the user has set stays.
+    cuBLAS reads its environment variable when its handle is made; a value with which cuBLAS is deterministic stays.
     """
-    if deterministic:
-        os.environ.setdefault(WORKSPACE, ":4096:8")
+    if deterministic and os.environ.get(WORKSPACE) not in WORKSPACES:
+        os.environ[WORKSPACE] = WORKSPACES[0]
     torch.use_deterministic_algorithms(deterministic)
     torch.backends.cudnn.deterministic = deterministic
     torch.backends.cudnn.benchmark = False
@@ -33,13 +37,20 @@ def set_deterministic(deterministic: bool) -> None:
 def set_threads(threads: int | None) -> int:
     """Sets torch's threads for the calling thread; returns their number.
 
-    OpenMP keeps the number by thread, so that each stage sets it in the thread that computes. It is set also where it
-    is torch's own: MKL may otherwise take fewer threads, and a former stage may have left another number.
+    OpenMP keeps the number by thread, so that each stage sets it in the thread that computes. The number is set also
+    where it is torch's own: MKL may otherwise take fewer threads, and a former stage may have left another number.
+    OpenMP is kept from choosing fewer threads at a high load (OMP_DYNAMIC), and from more than OMP_THREAD_LIMIT.
 
     Args:
         threads: the number; None takes torch's own, as it was before any stage set another one.
     """
-    torch.set_num_threads(threads or default_threads())
+    own = default_threads()  # read before the first stage changes it, also where that stage names a number
+    openmp = ctypes.CDLL(None)  # torch loads its OpenMP library for all to see
+    limit = threads or own
+    with suppress(AttributeError):
+        openmp.omp_set_dynamic(0)
+        limit = min(limit, openmp.omp_get_thread_limit())
+    torch.set_num_threads(limit)
     return torch.get_num_threads()
 
 
@@ -71,17 +82,18 @@ def _mkl() -> str | None:
     with suppress(OSError, AttributeError):
         library = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"))
         forced, best = library.mkl_serv_cbwr_get(-1), library.mkl_serv_cbwr_get_auto_branch()
-        branch = forced if forced in MKL_BRANCHES else best
-        return MKL_BRANCHES.get(branch, str(branch))
+        strict = forced > 0 and bool(forced & STRICT)
+        branch = forced & ~STRICT if forced > 0 and forced & ~STRICT in MKL_BRANCHES else best
+        return MKL_BRANCHES.get(branch, str(branch)) + (",STRICT" if strict else "")
     return None
 
 
 def _onednn() -> str:
     known = torch.cpu.get_capabilities()
     best = next((name for name in ("amx_tile", "avx512_f", "avx2", "sse4_1") if known.get(name)), "other")
-    limit = os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA")
+    limit = (os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA") or "ALL").upper()
     name = {"amx_tile": "AMX", "avx512_f": "AVX512"}.get(best, best.upper())
-    return f"{name}, at most {limit.upper()}" if limit else name
+    return name if limit in ("ALL", "DEFAULT") else f"{name}, at most {limit}"
 
 
 @contextmanager
@@ -98,6 +110,6 @@ def refusals_named() -> Iterator[None]:
         if refusal is None:
             raise
         raise ModelError(
-            f"torch's operation {refusal[1]} has no deterministic implementation, and hardware.deterministic is true: "
-            "set hardware.deterministic to false, whereupon equal inputs need not give equal bytes"
+            f"torch's operation {refusal[1].strip()} has no deterministic implementation, and hardware.deterministic "
+            "is true: set hardware.deterministic to false, whereupon equal inputs need not give equal bytes"
         ) from error

@@ -65,6 +65,45 @@ def test_an_operation_without_a_deterministic_algorithm_is_refused_by_name_with_
         raise EngineError(told)
 
 
+@pytest.mark.parametrize(
+    ("told", "operation"),
+    [
+        (
+            "median CUDA with indices output does not have a deterministic implementation, but",
+            "median CUDA with indices",
+        ),
+        ("EngineError: kthvalue CUDA does not have a deterministic implementation", "operation kthvalue CUDA has"),
+    ],
+)
+def test_the_whole_name_of_the_operation_is_told(told, operation):
+    with pytest.raises(ModelError, match=operation), refusals_named():
+        raise RuntimeError(told)
+
+
+THREADS = """
+import ctypes, json
+from flows.config.schema import HardwareConfig
+from flows.execution.run_stage import prepared
+found = [prepared(HardwareConfig(device="cpu", threads=n)).threads for n in (1, None, 3)]
+print(json.dumps([*found, ctypes.CDLL(None).omp_get_dynamic()]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({"OMP_NUM_THREADS": "2"}, [1, 2, 3]),
+        ({"OMP_NUM_THREADS": "2", "OMP_DYNAMIC": "true"}, [1, 2, 3]),
+        ({"OMP_NUM_THREADS": "4", "OMP_THREAD_LIMIT": "2"}, [1, 2, 2]),
+    ],
+)
+def test_the_threads_of_a_stage_are_those_that_work_whatever_the_stage_before_had(variables, expected):
+    command = [sys.executable, "-c", THREADS]
+    done = subprocess.run(command, cwd=ROOT, env=default_threads() | variables, capture_output=True, check=True)
+    *found, dynamic = json.loads(done.stdout)
+    assert (found, dynamic) == (expected, 0)
+
+
 def test_other_errors_pass_as_they_are():
     with pytest.raises(RuntimeError, match="shape"), refusals_named():
         raise RuntimeError("shape")
@@ -82,7 +121,9 @@ def test_the_switch_turns_the_mode_off_again(deterministic):
     [
         ({"ATEN_CPU_CAPABILITY": "default"}, {"torch": "DEFAULT"}),
         ({"MKL_CBWR": "COMPATIBLE"}, {"mkl": "COMPATIBLE"}),
+        ({"MKL_CBWR": "AVX2,STRICT"}, {"mkl": "AVX2,STRICT"}),
         ({"ONEDNN_MAX_CPU_ISA": "avx2"}, {"onednn": "AVX2"}),
+        ({"ONEDNN_MAX_CPU_ISA": "ALL"}, {}),
     ],
 )
 def test_the_instruction_sets_are_those_that_the_libraries_use(variables, expected):
